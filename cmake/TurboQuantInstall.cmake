@@ -1,0 +1,3 @@
+# Installed, versioned package: find_package(turboquant) gives turboquant::{kernels,quantizer,...}.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)

@@ -1,0 +1,13 @@
+# turboquant_flags: what every target of ours compiles with.
+add_library(turboquant_flags INTERFACE)
+# Scores must not depend on whether the compiler fused a multiply-add.
+target_compile_options(turboquant_flags INTERFACE -ffp-contract=off
+  -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Woverloaded-virtual -Wnon-virtual-dtor)
+if(TURBOQUANT_WERROR)
+  target_compile_options(turboquant_flags INTERFACE -Werror)
+endif()
+if(TURBOQUANT_SANITIZE)
+  target_compile_options(turboquant_flags INTERFACE -fsanitize=${TURBOQUANT_SANITIZE}
+    -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+  target_link_options(turboquant_flags INTERFACE -fsanitize=${TURBOQUANT_SANITIZE})
+endif()

@@ -1,0 +1,128 @@
+// The one interface between the mathematics and the instruction sets: a struct of function
+// pointers and a name. A backend fills one table; dispatch.cpp chooses among them.
+//
+// Contract shared by all functions: noexcept, no allocation, no alignment requirement unless
+// stated, inputs finite and in range (debug assertions at most). Every backend computes the same
+// bits: integer results exactly, float results by the operation order written here, without
+// fused multiply-add.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/code_layout.h"
+
+namespace turboquant::kernels {
+
+/// Maps codes to integer levels, and magnitudes to codes.
+struct CodeTable {
+  int bits;               ///< 1 to 4
+  std::int32_t offset;    ///< largest |level|: level + offset fits in an unsigned byte
+  std::int8_t levels[16];  ///< level of each code, ascending; entries past 2^bits repeat
+  float thresholds[8];    ///< 2^(bits-1) - 1 ascending magnitudes; the rest is +infinity
+};
+
+/// One query as int8, padded with zeros to a multiple of kBlock.
+struct QueryView {
+  const std::int8_t* values;
+  std::int32_t sum;  ///< sum of values
+};
+
+/// A candidate that passed a cut-off: row within the tile, query within the tile, exact product.
+struct Hit {
+  std::uint32_t row;
+  std::uint32_t query;
+  std::int32_t dot;
+};
+
+struct KernelTable {
+  const char* name;
+
+  /// True when `dot_tile` wants rows decoded to level + offset (unsigned) rather than level.
+  bool unsigned_rows;
+
+  // ---- rotation ----
+
+  /// Sum of x[i]^2 in double: lane i % 8 accumulates, lanes are added pairwise (0+4, 1+5, 2+6,
+  /// 3+7, then 0+2, 1+3, then 0+1). NaN or infinity in x gives a result that is not finite.
+  double (*norm_squared)(const float* x, std::size_t d);
+
+  /// out[i] = float(double(x[i]) * factor). out may be x.
+  void (*scale)(const float* x, std::size_t d, double factor, float* out);
+
+  /// y[i] *= factors[i].
+  void (*multiply)(float* y, const float* factors, std::size_t n);
+
+  /// Unnormalized fast Walsh-Hadamard transform in place; n a power of two, 1 to 65,536.
+  /// Stages of span 1, 2, 4, ...: (a, b) becomes (a + b, a - b).
+  void (*fwht)(float* y, std::size_t n);
+
+  // ---- encode ----
+
+  /// codes[i] in [0, 2^bits): with m = #{thresholds <= |y[i]|}, 2^(bits-1) + m when y[i] >= 0 and
+  /// 2^(bits-1) - 1 - m otherwise. Returns sum of y[i] * level(codes[i]) in float: lane i % 16
+  /// accumulates, lanes are added pairwise (0+8, 1+9, ...; 0+4, ...; 0+2, 1+3; 0+1).
+  float (*quantize)(const float* y, std::size_t d, const CodeTable& table, std::uint8_t* codes);
+
+  /// Packs d codes of `bits` bits into packed_bytes(d, bits) bytes.
+  void (*pack)(const std::uint8_t* codes, std::size_t d, int bits, std::uint8_t* packed);
+
+  /// Largest |u[i]|; 0 when d is 0.
+  float (*max_abs)(const float* u, std::size_t d);
+
+  /// values[i] = round_to_even(u[i] * factor) for i < d, zeros up to the next multiple of kBlock.
+  /// |u[i] * factor| must be below 127.5. Returns the sum of values.
+  std::int32_t (*quantize_query)(const float* u, std::size_t d, float factor,
+                                 std::int8_t* values);
+
+  // ---- decode ----
+
+  /// out[i] = table[code i] for i < d; out has round_up(d, kBlock) bytes, those past d are
+  /// unspecified. Reads exactly packed_bytes(d, bits) bytes.
+  void (*decode)(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
+                 std::int8_t* out);
+
+  // ---- products ----
+
+  /// dots[j] = sum over i of level(code i of row j) * query[i], exact. Row j starts at
+  /// codes + stride * (rows ? rows[j] : j). Reads packed_bytes(d, bits) bytes of each row.
+  void (*dot_rows)(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+                   std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
+                   std::int32_t* dots);
+
+  /// Decoded rows against groups of kLane queries.
+  /// rows: [n_rows][d_padded] operand bytes (see unsigned_rows), n_rows a multiple of kLane,
+  /// 64-byte aligned. queries: [groups][d_padded / 4][kLane][4] int8, 64-byte aligned.
+  /// bias: [groups][kLane], what the product starts from (-offset * sum when unsigned_rows,
+  /// else 0). dots: [groups][n_rows][kLane], 64-byte aligned. d_padded a multiple of kBlock.
+  void (*dot_tile)(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
+                   const CodeTable& table, const std::int8_t* queries, std::size_t groups,
+                   const std::int32_t* bias, std::int32_t* dots);
+
+  // ---- selection ----
+  // A pair passes unless float(dot) * row_scale - row_term * query_term <= cutoff, so NaN passes.
+  // row_term null means 0. Hits are written in order of row, then query. Return their number.
+
+  /// One group: dots [n_rows][kLane], cutoff and query_term [kLane]. hits has room for
+  /// n_rows * kLane.
+  std::size_t (*select_tile)(const std::int32_t* dots, std::size_t n_rows, const float* row_scale,
+                             const float* row_term, const float* query_term, const float* cutoff,
+                             Hit* hits);
+
+  /// One query: dots [n]. hits has room for n; Hit::query is 0.
+  std::size_t (*select_rows)(const std::int32_t* dots, std::size_t n, const float* row_scale,
+                             const float* row_term, float query_term, float cutoff, Hit* hits);
+};
+
+/// The backend in use: the best that this processor supports, or the one that the environment
+/// variable TURBOQUANT_FORCE_ISA names (scalar, avx2, avx512, amx, neon). A name that is unknown
+/// or unsupported here is an error: std::runtime_error from the first call.
+const KernelTable& active();
+
+/// Backend by name; null when it was not built or this processor lacks it.
+const KernelTable* find(const char* name);
+
+/// Names of the backends that run here, best first, null-terminated.
+const char* const* available();
+
+}  // namespace turboquant::kernels
