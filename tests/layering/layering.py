@@ -37,8 +37,10 @@ FOREIGN = [
 ]
 
 # Inline functions of the standard library compiled with ISA flags could be the copy that the
-# linker keeps for everyone, so backends and the headers they include do without.
-BACKEND_HEADERS = {"cstdint", "cstddef", "cstring", "cassert", "immintrin.h", "arm_neon.h"}
+# linker keeps for everyone, so backends and the headers they include do without. The scalar
+# backend has no such flags.
+BACKEND_HEADERS = {"cstdint", "cstddef", "cstring", "cassert", "immintrin.h", "arm_neon.h",
+                   "unistd.h", "sys/syscall.h"}
 
 PUBLIC_FORBIDDEN = re.compile(
     r"\b(rocksdb|grpc|google)::|\bcuda[A-Z]\w*|__global__|__device__|\b__m(128|256|512)|\b\w+x\d+_t\b")
@@ -89,7 +91,8 @@ def check_include(path, quoted, header):
         if re.match(pattern, header) and not path.startswith(allowed):
             yield "foreign", f"{header} is not for {path}"
     shared_with_backends = folder == "kernels" and path.endswith(".h") and "/cuda/" not in path
-    if (backend_of(path) or shared_with_backends) and not quoted and header not in BACKEND_HEADERS:
+    simd = backend_of(path) not in (None, "scalar")
+    if (simd or shared_with_backends) and not quoted and header not in BACKEND_HEADERS:
         yield "backend-header", f"<{header}> in code that is compiled with ISA flags"
 
 
