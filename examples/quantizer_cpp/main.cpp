@@ -31,7 +31,8 @@ int main() {
     squared_error += (exact - estimates[i]) * (exact - estimates[i]);
   }
   // Products of these vectors have a standard deviation of sqrt(d); an estimate errs by far less.
-  const double error = std::sqrt(squared_error / static_cast<double>(n)), spread = std::sqrt(static_cast<double>(d));
+  const double error = std::sqrt(squared_error / static_cast<double>(n)),
+               spread = std::sqrt(static_cast<double>(d));
   std::printf("%zu bytes a vector (%.1f times smaller), error %.2f where products vary by %.2f\n",
               quantizer.code_size(), quantizer.compression_ratio(), error, spread);
   return error < 0.3 * spread ? 0 : 1;
