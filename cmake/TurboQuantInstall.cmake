@@ -9,8 +9,12 @@ get_property(libraries GLOBAL PROPERTY TURBOQUANT_LIBRARIES)
 install(TARGETS ${libraries} EXPORT turboquantTargets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT turboquantTargets NAMESPACE turboquant:: DESTINATION ${package_dir})
+set(without_faiss "")
+if(NOT TURBOQUANT_BUILD_INDEX)
+  set(without_faiss PATTERN "index_*" EXCLUDE PATTERN "faiss_*" EXCLUDE)
+endif()
 install(DIRECTORY include/turboquant DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-        FILES_MATCHING PATTERN "*.h")
+        FILES_MATCHING PATTERN "*.h" ${without_faiss})
 if(TARGET turboquant-index)
   install(TARGETS turboquant-index RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
