@@ -15,9 +15,6 @@ if(NOT TURBOQUANT_BUILD_INDEX)
 endif()
 install(DIRECTORY include/turboquant DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.h" ${without_faiss})
-if(TARGET turboquant-index)
-  install(TARGETS turboquant-index RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-endif()
 install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 configure_package_config_file(cmake/turboquantConfig.cmake.in turboquantConfig.cmake
