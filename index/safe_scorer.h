@@ -36,7 +36,7 @@ class SafeScorer {
  private:
   QueryScorer scorer_;
   float worst_;
-  bool valid_ = true;
+  bool valid_ = false;
 };
 
 }  // namespace turboquant
