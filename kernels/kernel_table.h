@@ -16,10 +16,10 @@ namespace turboquant::kernels {
 
 /// Maps codes to integer levels, and magnitudes to codes.
 struct CodeTable {
-  int bits;               ///< 1 to 4
-  std::int32_t offset;    ///< largest |level|: level + offset fits in an unsigned byte
+  int bits;                ///< 1 to 4
+  std::int32_t offset;     ///< largest |level|: level + offset fits in an unsigned byte
   std::int8_t levels[16];  ///< level of each code, ascending; entries past 2^bits repeat
-  float thresholds[8];    ///< 2^(bits-1) - 1 ascending magnitudes; the rest is +infinity
+  float thresholds[8];     ///< 2^(bits-1) - 1 ascending magnitudes; the rest is +infinity
 };
 
 /// One query as int8, padded with zeros to a multiple of kBlock.
@@ -72,8 +72,7 @@ struct KernelTable {
 
   /// values[i] = round_to_even(u[i] * factor) for i < d, zeros up to the next multiple of kBlock.
   /// |u[i] * factor| must be below 127.5. Returns the sum of values.
-  std::int32_t (*quantize_query)(const float* u, std::size_t d, float factor,
-                                 std::int8_t* values);
+  std::int32_t (*quantize_query)(const float* u, std::size_t d, float factor, std::int8_t* values);
 
   // ---- decode ----
 

@@ -35,7 +35,7 @@ struct QuantizerOptions {
   int bits = 4;               ///< 1 to 4 per coordinate
   Estimator estimator = Estimator::kTurboQuant;
   Projection projection = Projection::kOrthogonal;  ///< used by kQjl alone
-  bool with_norm = false;  ///< also store |x|^2, which L2 distances need
+  bool with_norm = false;                           ///< also store |x|^2, which L2 distances need
   std::uint64_t seed = kDefaultSeed;
 
   static constexpr std::uint64_t kDefaultSeed = 0x5475726230517561;

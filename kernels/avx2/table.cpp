@@ -1,0 +1,290 @@
+// AVX2: 32 coordinates a register; u8 x s8 products through maddubs.
+#include <immintrin.h>
+
+#define TQ_VECTOR_BYTES 32
+#include "kernels/backends.h"
+#include "kernels/vector_kernels.h"
+
+namespace turboquant::kernels::avx2 {
+namespace {
+
+inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+
+inline __m256i broadcast_table(const std::int8_t table[16], int offset) {
+  const __m128i t = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return _mm256_broadcastsi128_si256(_mm_add_epi8(t, _mm_set1_epi8(static_cast<char>(offset))));
+}
+
+// Codes of coordinates 32 * Half to 32 * Half + 31 of a block.
+template <int Bits, int Half>
+inline __m256i expand(const std::uint8_t* block) {
+  if constexpr (Bits == 4) {
+    const __m256i v = load256(block);
+    return _mm256_and_si256(Half == 0 ? v : _mm256_srli_epi16(v, 4), _mm256_set1_epi8(15));
+  } else if constexpr (Bits == 2) {
+    const __m256i v =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
+    const __m256i shift =
+        Half == 0 ? _mm256_setr_epi64x(0, 0, 2, 2) : _mm256_setr_epi64x(4, 4, 6, 6);
+    return _mm256_and_si256(_mm256_srlv_epi64(v, shift), _mm256_set1_epi8(3));
+  } else {
+    std::int64_t word;
+    std::memcpy(&word, block + (Bits == 3 ? plane_bytes(2) : 0), 8);
+    const __m256i v = _mm256_set1_epi64x(word);
+    if constexpr (Bits == 1) {
+      const __m256i shift =
+          Half == 0 ? _mm256_setr_epi64x(0, 1, 2, 3) : _mm256_setr_epi64x(4, 5, 6, 7);
+      return _mm256_and_si256(_mm256_srlv_epi64(v, shift), _mm256_set1_epi8(1));
+    } else {
+      // The top bit of three is wanted at bit 2 of each byte.
+      const __m256i top =
+          Half == 0 ? _mm256_srlv_epi64(_mm256_slli_epi64(v, 2), _mm256_setr_epi64x(0, 1, 2, 3))
+                    : _mm256_srlv_epi64(v, _mm256_setr_epi64x(2, 3, 4, 5));
+      return _mm256_or_si256(_mm256_and_si256(top, _mm256_set1_epi8(4)), expand<2, Half>(block));
+    }
+  }
+}
+
+template <int Bits>
+void decode_bits(const std::uint8_t* packed, std::size_t d, __m256i table, std::int8_t* out) {
+  std::size_t i = 0;
+  for (; i + kBlock <= d; i += kBlock, packed += block_bytes(Bits)) {
+    store(out + i, _mm256_shuffle_epi8(table, expand<Bits, 0>(packed)));
+    store(out + i + 32, _mm256_shuffle_epi8(table, expand<Bits, 1>(packed)));
+  }
+  if (i < d) {
+    std::uint8_t codes[64];
+    unpack_tail(packed, d - i, Bits, codes);
+    store(out + i, _mm256_shuffle_epi8(table, load256(codes)));
+    store(out + i + 32, _mm256_shuffle_epi8(table, load256(codes + 32)));
+  }
+}
+
+void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
+            std::int8_t* out) {
+  const __m256i t = broadcast_table(table, 0);
+  switch (bits) {
+    case 1:
+      return decode_bits<1>(packed, d, t, out);
+    case 2:
+      return decode_bits<2>(packed, d, t, out);
+    case 3:
+      return decode_bits<3>(packed, d, t, out);
+    default:
+      return decode_bits<4>(packed, d, t, out);
+  }
+}
+
+// Products of 64 unsigned levels with the query, added to four-coordinate sums in int32. Two
+// pair sums fit in int16 up to 3 bits.
+template <int Bits>
+inline __m256i dot_block(__m256i sum, __m256i low, __m256i high, __m256i query_low,
+                         __m256i query_high) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  const __m256i a = _mm256_maddubs_epi16(low, query_low);
+  const __m256i b = _mm256_maddubs_epi16(high, query_high);
+  if constexpr (Bits <= 3) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_add_epi16(a, b), ones));
+  } else {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a, ones));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(b, ones));
+  }
+}
+
+// Sums of the lanes of four registers.
+inline __m128i sum_lanes(__m256i a, __m256i b, __m256i c, __m256i d) {
+  const __m256i ab = _mm256_hadd_epi32(a, b);
+  const __m256i cd = _mm256_hadd_epi32(c, d);
+  const __m256i all = _mm256_hadd_epi32(ab, cd);
+  return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+}
+
+// Four rows at a time, so that each load of the query serves four products.
+template <int Bits>
+inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m256i table,
+                        const std::int8_t* query) {
+  __m256i sums[4] = {};
+  std::size_t i = 0;
+  for (std::size_t at = 0; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
+    const __m256i query_low = load256(query + i);
+    const __m256i query_high = load256(query + i + 32);
+    for (int r = 0; r < 4; ++r) {
+      const __m256i low = _mm256_shuffle_epi8(table, expand<Bits, 0>(row[r] + at));
+      const __m256i high = _mm256_shuffle_epi8(table, expand<Bits, 1>(row[r] + at));
+      sums[r] = dot_block<Bits>(sums[r], low, high, query_low, query_high);
+    }
+  }
+  if (i < d) {
+    for (int r = 0; r < 4; ++r) {
+      std::uint8_t codes[64];
+      unpack_tail(row[r] + packed_bytes(i, Bits), d - i, Bits, codes);
+      const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
+      const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
+      sums[r] = dot_block<Bits>(sums[r], low, high, load256(query + i), load256(query + i + 32));
+    }
+  }
+  return sum_lanes(sums[0], sums[1], sums[2], sums[3]);
+}
+
+template <int Bits>
+void dot_rows_bits(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+                   std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
+                   std::int32_t* dots) {
+  const __m256i levels = broadcast_table(table.levels, table.offset);
+  const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
+  const auto address = [&](std::size_t j) {
+    return codes + stride * (rows != nullptr ? rows[j] : j);
+  };
+  std::size_t j = 0;
+  for (; j + 4 <= n; j += 4) {
+    const std::uint8_t* row[4] = {address(j), address(j + 1), address(j + 2), address(j + 3)};
+    store(dots + j, _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias));
+  }
+  if (j < n) {
+    const std::uint8_t* row[4];
+    for (std::size_t r = 0; r < 4; ++r) row[r] = address(j + r < n ? j + r : n - 1);
+    std::int32_t last[4];
+    store(last, _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias));
+    std::memcpy(dots + j, last, (n - j) * sizeof(std::int32_t));
+  }
+}
+
+void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+              std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
+              std::int32_t* dots) {
+  switch (table.bits) {
+    case 1:
+      return dot_rows_bits<1>(codes, stride, rows, n, d, table, query, dots);
+    case 2:
+      return dot_rows_bits<2>(codes, stride, rows, n, d, table, query, dots);
+    case 3:
+      return dot_rows_bits<3>(codes, stride, rows, n, d, table, query, dots);
+    default:
+      return dot_rows_bits<4>(codes, stride, rows, n, d, table, query, dots);
+  }
+}
+
+// 4 rows x 16 queries in eight accumulators; Sums pair sums are added in int16 before they are
+// widened, as many as fit for the levels of the bit width (docs/code_format.md).
+template <int Sums>
+void dot_tile_sums(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
+                   const std::int8_t* group, const std::int32_t* bias, std::int32_t* dots) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (std::size_t r = 0; r < n_rows; r += 4) {
+    const std::int8_t* row = rows + r * d_padded;
+    __m256i acc[4][2];
+    for (auto& a : acc) {
+      a[0] = load256(bias);
+      a[1] = load256(bias + 8);
+    }
+    for (std::size_t i = 0; i < d_padded; i += 4 * Sums) {
+      __m256i part[4][2];
+      for (std::size_t s = 0; s < Sums; ++s) {
+        const __m256i q0 = load256(group + (i + 4 * s) * kLane);
+        const __m256i q1 = load256(group + (i + 4 * s) * kLane + 32);
+        for (std::size_t k = 0; k < 4; ++k) {
+          std::int32_t four;
+          std::memcpy(&four, row + k * d_padded + i + 4 * s, 4);
+          const __m256i levels = _mm256_set1_epi32(four);
+          const __m256i p0 = _mm256_maddubs_epi16(levels, q0);
+          const __m256i p1 = _mm256_maddubs_epi16(levels, q1);
+          part[k][0] = s == 0 ? p0 : _mm256_add_epi16(part[k][0], p0);
+          part[k][1] = s == 0 ? p1 : _mm256_add_epi16(part[k][1], p1);
+        }
+      }
+      for (int k = 0; k < 4; ++k) {
+        acc[k][0] = _mm256_add_epi32(acc[k][0], _mm256_madd_epi16(part[k][0], ones));
+        acc[k][1] = _mm256_add_epi32(acc[k][1], _mm256_madd_epi16(part[k][1], ones));
+      }
+    }
+    for (std::size_t k = 0; k < 4; ++k) {
+      store(dots + (r + k) * kLane, acc[k][0]);
+      store(dots + (r + k) * kLane + 8, acc[k][1]);
+    }
+  }
+}
+
+void dot_tile(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
+              const CodeTable& table, const std::int8_t* queries, std::size_t groups,
+              const std::int32_t* bias, std::int32_t* dots) {
+  for (std::size_t g = 0; g < groups; ++g) {
+    const std::int8_t* group = queries + g * kLane * d_padded;
+    const std::int32_t* start = bias + g * kLane;
+    std::int32_t* out = dots + g * n_rows * kLane;
+    switch (table.bits) {
+      case 1:
+        dot_tile_sums<16>(rows, n_rows, d_padded, group, start, out);
+        break;
+      case 2:
+        dot_tile_sums<4>(rows, n_rows, d_padded, group, start, out);
+        break;
+      case 3:
+        dot_tile_sums<2>(rows, n_rows, d_padded, group, start, out);
+        break;
+      default:
+        dot_tile_sums<1>(rows, n_rows, d_padded, group, start, out);
+    }
+  }
+}
+
+// Bits of the lanes of a value that are not <= cutoff.
+inline unsigned passing(__m256i dots, __m256 row_scale, __m256 term, __m256 cutoff) {
+  const __m256 value = _mm256_sub_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(dots), row_scale), term);
+  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(value, cutoff, _CMP_NLE_UQ)));
+}
+
+std::size_t select_tile(const std::int32_t* dots, std::size_t n_rows, const float* row_scale,
+                        const float* row_term, const float* query_term, const float* cutoff,
+                        Hit* hits) {
+  Hit* out = hits;
+  const __m256 cut[2] = {_mm256_loadu_ps(cutoff), _mm256_loadu_ps(cutoff + 8)};
+  __m256 term[2] = {};
+  if (row_term != nullptr) {
+    term[0] = _mm256_loadu_ps(query_term);
+    term[1] = _mm256_loadu_ps(query_term + 8);
+  }
+  for (std::size_t r = 0; r < n_rows; ++r) {
+    const __m256 of_row = _mm256_set1_ps(row_term != nullptr ? row_term[r] : 0);
+    const __m256 scale_of_row = _mm256_set1_ps(row_scale[r]);
+    const std::int32_t* row = dots + r * kLane;
+    unsigned mask = passing(load256(row), scale_of_row, _mm256_mul_ps(of_row, term[0]), cut[0]);
+    mask |= passing(load256(row + 8), scale_of_row, _mm256_mul_ps(of_row, term[1]), cut[1]) << 8;
+    for (; mask != 0; mask &= mask - 1) {
+      const auto q = static_cast<std::uint32_t>(__builtin_ctz(mask));
+      *out++ = {static_cast<std::uint32_t>(r), q, row[q]};
+    }
+  }
+  return static_cast<std::size_t>(out - hits);
+}
+
+std::size_t select_rows(const std::int32_t* dots, std::size_t n, const float* row_scale,
+                        const float* row_term, float query_term, float cutoff, Hit* hits) {
+  Hit* out = hits;
+  const __m256 cut = _mm256_set1_ps(cutoff);
+  const __m256 of_query = _mm256_set1_ps(query_term);
+  std::size_t r = 0;
+  for (; r + 8 <= n; r += 8) {
+    const __m256 term = row_term != nullptr ? _mm256_mul_ps(_mm256_loadu_ps(row_term + r), of_query)
+                                            : _mm256_setzero_ps();
+    unsigned mask = passing(load256(dots + r), _mm256_loadu_ps(row_scale + r), term, cut);
+    for (; mask != 0; mask &= mask - 1) {
+      const std::size_t row = r + static_cast<std::size_t>(__builtin_ctz(mask));
+      *out++ = {static_cast<std::uint32_t>(row), 0, dots[row]};
+    }
+  }
+  for (; r < n; ++r) {
+    const float term = row_term != nullptr ? row_term[r] * query_term : 0;
+    if (!(static_cast<float>(dots[r]) * row_scale[r] - term <= cutoff)) {
+      *out++ = {static_cast<std::uint32_t>(r), 0, dots[r]};
+    }
+  }
+  return static_cast<std::size_t>(out - hits);
+}
+
+}  // namespace
+
+const KernelTable kTable = {"avx2", true,     norm_squared, scale,       multiply,
+                            fwht,   quantize, pack,         max_abs,     quantize_query,
+                            decode, dot_rows, dot_tile,     select_tile, select_rows};
+
+}  // namespace turboquant::kernels::avx2

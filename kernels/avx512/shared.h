@@ -1,0 +1,200 @@
+// AVX-512 kernels that the avx512 and amx backends share: 64 coordinates a register, u8 x s8
+// products through vpdpbusd. Internal linkage, one copy per backend.
+#pragma once
+
+#include <immintrin.h>
+
+#define TQ_VECTOR_BYTES 64
+#include "kernels/backends.h"
+#include "kernels/vector_kernels.h"
+
+namespace turboquant::kernels {
+namespace {
+
+inline __m512i load512(const void* p) { return _mm512_loadu_si512(p); }
+
+inline __m512i broadcast_table(const std::int8_t table[16], int offset) {
+  const __m128i t = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return _mm512_broadcast_i32x4(_mm_add_epi8(t, _mm_set1_epi8(static_cast<char>(offset))));
+}
+
+// Codes of a block; bits 3 to 6 of a byte may hold anything that the repeating table ignores.
+template <int Bits>
+inline __m512i expand(const std::uint8_t* block) {
+  if constexpr (Bits == 4) {
+    const __m512i v =
+        _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)));
+    const __m512i shifted = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
+    return _mm512_and_si512(shifted, _mm512_set1_epi8(15));
+  } else if constexpr (Bits == 2) {
+    const __m512i v =
+        _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
+    const __m512i shifted = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 2, 2, 4, 4, 6, 6));
+    return _mm512_and_si512(shifted, _mm512_set1_epi8(3));
+  } else {
+    std::int64_t word;
+    std::memcpy(&word, block + (Bits == 3 ? plane_bytes(2) : 0), 8);
+    const __m512i v = _mm512_set1_epi64(word);
+    if constexpr (Bits == 1) {
+      const __m512i shifted = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+      return _mm512_and_si512(shifted, _mm512_set1_epi8(1));
+    } else {
+      // Rotated so that the top bit of three lands at bit 2 of each byte.
+      const __m512i turned = _mm512_rorv_epi64(v, _mm512_setr_epi64(62, 63, 0, 1, 2, 3, 4, 5));
+      const __m512i top = _mm512_and_si512(turned, _mm512_set1_epi8(4));
+      return _mm512_or_si512(top, expand<2>(block));
+    }
+  }
+}
+
+// Levels of the last n codes, n < 64.
+template <int Bits>
+inline __m512i tail_levels(const std::uint8_t* packed, std::size_t n, __m512i table) {
+  std::uint8_t codes[64];
+  unpack_tail(packed, n, Bits, codes);
+  return _mm512_shuffle_epi8(table, load512(codes));
+}
+
+template <int Bits>
+void decode_bits(const std::uint8_t* packed, std::size_t d, __m512i table, std::int8_t* out) {
+  std::size_t i = 0;
+  for (; i + kBlock <= d; i += kBlock, packed += block_bytes(Bits)) {
+    store(out + i, _mm512_shuffle_epi8(table, expand<Bits>(packed)));
+  }
+  if (i < d) store(out + i, tail_levels<Bits>(packed, d - i, table));
+}
+
+void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
+            std::int8_t* out) {
+  const __m512i t = broadcast_table(table, 0);
+  switch (bits) {
+    case 1:
+      return decode_bits<1>(packed, d, t, out);
+    case 2:
+      return decode_bits<2>(packed, d, t, out);
+    case 3:
+      return decode_bits<3>(packed, d, t, out);
+    default:
+      return decode_bits<4>(packed, d, t, out);
+  }
+}
+
+inline __m128i sum_quarters(__m512i v) {
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+// Sums of the lanes of four registers.
+inline __m128i sum_lanes(const __m512i sums[4]) {
+  const __m128i ab = _mm_hadd_epi32(sum_quarters(sums[0]), sum_quarters(sums[1]));
+  const __m128i cd = _mm_hadd_epi32(sum_quarters(sums[2]), sum_quarters(sums[3]));
+  return _mm_hadd_epi32(ab, cd);
+}
+
+// Four rows at a time, so that each load of the query serves four products.
+template <int Bits>
+inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m512i table,
+                        const std::int8_t* query) {
+  __m512i sums[4] = {};
+  std::size_t i = 0;
+  for (std::size_t at = 0; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
+    const __m512i q = load512(query + i);
+    for (int r = 0; r < 4; ++r) {
+      const __m512i levels = _mm512_shuffle_epi8(table, expand<Bits>(row[r] + at));
+      sums[r] = _mm512_dpbusd_epi32(sums[r], levels, q);
+    }
+  }
+  if (i < d) {
+    const __m512i q = load512(query + i);
+    for (int r = 0; r < 4; ++r) {
+      const std::uint8_t* tail = row[r] + packed_bytes(i, Bits);
+      sums[r] = _mm512_dpbusd_epi32(sums[r], tail_levels<Bits>(tail, d - i, table), q);
+    }
+  }
+  return sum_lanes(sums);
+}
+
+template <int Bits>
+void dot_rows_bits(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+                   std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
+                   std::int32_t* dots) {
+  const __m512i levels = broadcast_table(table.levels, table.offset);
+  const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
+  const auto address = [&](std::size_t j) {
+    return codes + stride * (rows != nullptr ? rows[j] : j);
+  };
+  std::size_t j = 0;
+  for (; j + 4 <= n; j += 4) {
+    const std::uint8_t* row[4] = {address(j), address(j + 1), address(j + 2), address(j + 3)};
+    store(dots + j, _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias));
+  }
+  if (j < n) {
+    const std::uint8_t* row[4];
+    for (std::size_t r = 0; r < 4; ++r) row[r] = address(j + r < n ? j + r : n - 1);
+    std::int32_t last[4];
+    store(last, _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias));
+    std::memcpy(dots + j, last, (n - j) * sizeof(std::int32_t));
+  }
+}
+
+void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+              std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
+              std::int32_t* dots) {
+  switch (table.bits) {
+    case 1:
+      return dot_rows_bits<1>(codes, stride, rows, n, d, table, query, dots);
+    case 2:
+      return dot_rows_bits<2>(codes, stride, rows, n, d, table, query, dots);
+    case 3:
+      return dot_rows_bits<3>(codes, stride, rows, n, d, table, query, dots);
+    default:
+      return dot_rows_bits<4>(codes, stride, rows, n, d, table, query, dots);
+  }
+}
+
+inline __mmask16 passing(__m512i dots, __m512 row_scale, __m512 term, __m512 cutoff) {
+  const __m512 value = _mm512_sub_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dots), row_scale), term);
+  return _mm512_cmp_ps_mask(value, cutoff, _CMP_NLE_UQ);
+}
+
+std::size_t select_tile(const std::int32_t* dots, std::size_t n_rows, const float* row_scale,
+                        const float* row_term, const float* query_term, const float* cutoff,
+                        Hit* hits) {
+  Hit* out = hits;
+  const __m512 cut = _mm512_loadu_ps(cutoff);
+  const __m512 of_query = row_term != nullptr ? _mm512_loadu_ps(query_term) : _mm512_setzero_ps();
+  for (std::size_t r = 0; r < n_rows; ++r) {
+    const __m512 term =
+        row_term != nullptr ? _mm512_mul_ps(_mm512_set1_ps(row_term[r]), of_query) : of_query;
+    const std::int32_t* row = dots + r * kLane;
+    unsigned mask = passing(load512(row), _mm512_set1_ps(row_scale[r]), term, cut);
+    for (; mask != 0; mask &= mask - 1) {
+      const auto q = static_cast<std::uint32_t>(__builtin_ctz(mask));
+      *out++ = {static_cast<std::uint32_t>(r), q, row[q]};
+    }
+  }
+  return static_cast<std::size_t>(out - hits);
+}
+
+std::size_t select_rows(const std::int32_t* dots, std::size_t n, const float* row_scale,
+                        const float* row_term, float query_term, float cutoff, Hit* hits) {
+  Hit* out = hits;
+  const __m512 cut = _mm512_set1_ps(cutoff);
+  const __m512 of_query = _mm512_set1_ps(query_term);
+  for (std::size_t r = 0; r < n; r += kLane) {
+    const auto live = static_cast<__mmask16>(n - r < kLane ? (1u << (n - r)) - 1 : 0xffffu);
+    const __m512 term = row_term != nullptr
+                            ? _mm512_mul_ps(_mm512_maskz_loadu_ps(live, row_term + r), of_query)
+                            : _mm512_setzero_ps();
+    const __m512i values = _mm512_maskz_loadu_epi32(live, dots + r);
+    unsigned mask = passing(values, _mm512_maskz_loadu_ps(live, row_scale + r), term, cut) & live;
+    for (; mask != 0; mask &= mask - 1) {
+      const std::size_t row = r + static_cast<std::size_t>(__builtin_ctz(mask));
+      *out++ = {static_cast<std::uint32_t>(row), 0, dots[row]};
+    }
+  }
+  return static_cast<std::size_t>(out - hits);
+}
+
+}  // namespace
+}  // namespace turboquant::kernels

@@ -1,0 +1,192 @@
+// The reference: every operation in the plainest form of its contract. Other backends are tested
+// against this one.
+#include <cmath>
+#include <cstring>
+
+#include "kernels/backends.h"
+
+namespace turboquant::kernels::scalar {
+namespace {
+
+double norm_squared(const float* x, std::size_t d) {
+  double lanes[8] = {};
+  for (std::size_t i = 0; i < d; ++i) {
+    const double v = x[i];
+    lanes[i % 8] += v * v;
+  }
+  for (std::size_t half = 4; half > 0; half /= 2) {
+    for (std::size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+void scale(const float* x, std::size_t d, double factor, float* out) {
+  for (std::size_t i = 0; i < d; ++i) out[i] = static_cast<float>(x[i] * factor);
+}
+
+void multiply(float* y, const float* factors, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) y[i] *= factors[i];
+}
+
+void fwht(float* y, std::size_t n) {
+  for (std::size_t span = 1; span < n; span *= 2) {
+    for (std::size_t i = 0; i < n; i += 2 * span) {
+      for (std::size_t j = i; j < i + span; ++j) {
+        const float a = y[j];
+        const float b = y[j + span];
+        y[j] = a + b;
+        y[j + span] = a - b;
+      }
+    }
+  }
+}
+
+float quantize(const float* y, std::size_t d, const CodeTable& table, std::uint8_t* codes) {
+  const int half = 1 << (table.bits - 1);
+  float lanes[16] = {};
+  for (std::size_t i = 0; i < d; ++i) {
+    int above = 0;
+    for (int t = 0; t < half - 1; ++t) above += table.thresholds[t] <= std::fabs(y[i]);
+    const int code = y[i] >= 0 ? half + above : half - 1 - above;
+    codes[i] = static_cast<std::uint8_t>(code);
+    lanes[i % 16] += y[i] * static_cast<float>(table.levels[code]);
+  }
+  for (std::size_t n = 8; n > 0; n /= 2) {
+    for (std::size_t i = 0; i < n; ++i) lanes[i] += lanes[i + n];
+  }
+  return lanes[0];
+}
+
+// Where code i of a row lies: plane by plane inside a block, a bit stream in the tail.
+template <typename Visit>
+void for_each_bit(std::size_t d, int bits, const Visit& visit) {
+  const std::size_t n_bits = static_cast<std::size_t>(bits);
+  const std::size_t full = d / kBlock * kBlock;
+  for (std::size_t i = 0; i < d; ++i) {
+    const std::size_t block = i / kBlock * block_bytes(bits);
+    for (std::size_t b = 0; b < n_bits; ++b) {
+      if (i >= full) {
+        const std::size_t bit = (i - full) * n_bits + b;
+        visit(i, b, block + bit / 8, bit % 8);
+        continue;
+      }
+      const bool top_of_three = bits == 3 && b == 2;
+      const std::size_t width = top_of_three ? 1 : (bits == 3 ? 2 : n_bits);
+      const std::size_t plane = plane_bytes(static_cast<int>(width));
+      const std::size_t base = block + (top_of_three ? plane_bytes(2) : 0);
+      const std::size_t in_block = i % kBlock;
+      const std::size_t bit = width * (in_block / plane) + (top_of_three ? 0 : b);
+      visit(i, b, base + in_block % plane, bit);
+    }
+  }
+}
+
+void pack(const std::uint8_t* codes, std::size_t d, int bits, std::uint8_t* packed) {
+  std::memset(packed, 0, packed_bytes(d, bits));
+  for_each_bit(d, bits, [&](std::size_t i, std::size_t b, std::size_t byte, std::size_t bit) {
+    packed[byte] = static_cast<std::uint8_t>(packed[byte] | (codes[i] >> b & 1) << bit);
+  });
+}
+
+void unpack(const std::uint8_t* packed, std::size_t d, int bits, std::int8_t* out) {
+  std::memset(out, 0, d);
+  for_each_bit(d, bits, [&](std::size_t i, std::size_t b, std::size_t byte, std::size_t bit) {
+    out[i] = static_cast<std::int8_t>(out[i] | (packed[byte] >> bit & 1) << b);
+  });
+}
+
+float max_abs(const float* u, std::size_t d) {
+  float largest = 0;
+  for (std::size_t i = 0; i < d; ++i) largest = std::fmax(largest, std::fabs(u[i]));
+  return largest;
+}
+
+std::int32_t quantize_query(const float* u, std::size_t d, float factor, std::int8_t* values) {
+  std::int32_t sum = 0;
+  for (std::size_t i = 0; i < d; ++i) {
+    values[i] = static_cast<std::int8_t>(std::lrintf(u[i] * factor));
+    sum += values[i];
+  }
+  std::memset(values + d, 0, round_up(d, kBlock) - d);
+  return sum;
+}
+
+void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
+            std::int8_t* out) {
+  unpack(packed, d, bits, out);
+  for (std::size_t i = 0; i < d; ++i) out[i] = table[out[i]];
+}
+
+void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+              std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
+              std::int32_t* dots) {
+  for (std::size_t j = 0; j < n; ++j) {
+    const std::uint8_t* row = codes + stride * (rows != nullptr ? rows[j] : j);
+    std::int32_t dot = 0;
+    for (std::size_t first = 0; first < d; first += kBlock) {
+      const std::size_t count = d - first < kBlock ? d - first : kBlock;
+      std::int8_t levels[kBlock];
+      decode(row + packed_bytes(first, table.bits), count, table.bits, table.levels, levels);
+      for (std::size_t i = 0; i < count; ++i) dot += levels[i] * query.values[first + i];
+    }
+    dots[j] = dot;
+  }
+}
+
+void dot_tile(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
+              const CodeTable& /*table*/, const std::int8_t* queries, std::size_t groups,
+              const std::int32_t* bias, std::int32_t* dots) {
+  for (std::size_t g = 0; g < groups; ++g) {
+    const std::int8_t* group = queries + g * kLane * d_padded;
+    for (std::size_t r = 0; r < n_rows; ++r) {
+      for (std::size_t q = 0; q < kLane; ++q) {
+        std::int32_t dot = bias[g * kLane + q];
+        for (std::size_t i = 0; i < d_padded; ++i) {
+          dot += rows[r * d_padded + i] * group[i / 4 * 4 * kLane + q * 4 + i % 4];
+        }
+        dots[(g * n_rows + r) * kLane + q] = dot;
+      }
+    }
+  }
+}
+
+bool passes(std::int32_t dot, float row_scale, float row_term, float query_term, float cutoff) {
+  return !(static_cast<float>(dot) * row_scale - row_term * query_term <= cutoff);
+}
+
+std::size_t select_tile(const std::int32_t* dots, std::size_t n_rows, const float* row_scale,
+                        const float* row_term, const float* query_term, const float* cutoff,
+                        Hit* hits) {
+  std::size_t n = 0;
+  for (std::size_t r = 0; r < n_rows; ++r) {
+    const float term = row_term != nullptr ? row_term[r] : 0;
+    for (std::size_t q = 0; q < kLane; ++q) {
+      const std::int32_t dot = dots[r * kLane + q];
+      const float of_query = row_term != nullptr ? query_term[q] : 0;
+      if (passes(dot, row_scale[r], term, of_query, cutoff[q])) {
+        hits[n++] = {static_cast<std::uint32_t>(r), static_cast<std::uint32_t>(q), dot};
+      }
+    }
+  }
+  return n;
+}
+
+std::size_t select_rows(const std::int32_t* dots, std::size_t n, const float* row_scale,
+                        const float* row_term, float query_term, float cutoff, Hit* hits) {
+  std::size_t n_hits = 0;
+  for (std::size_t r = 0; r < n; ++r) {
+    const float term = row_term != nullptr ? row_term[r] : 0;
+    if (passes(dots[r], row_scale[r], term, row_term != nullptr ? query_term : 0, cutoff)) {
+      hits[n_hits++] = {static_cast<std::uint32_t>(r), 0, dots[r]};
+    }
+  }
+  return n_hits;
+}
+
+}  // namespace
+
+const KernelTable kTable = {"scalar", false,    norm_squared, scale,       multiply,
+                            fwht,     quantize, pack,         max_abs,     quantize_query,
+                            decode,   dot_rows, dot_tile,     select_tile, select_rows};
+
+}  // namespace turboquant::kernels::scalar

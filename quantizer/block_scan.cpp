@@ -1,0 +1,268 @@
+#include "quantizer/block_scan.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace turboquant {
+namespace {
+
+using kernels::Hit;
+using kernels::kLane;
+
+constexpr std::size_t kRowBytes = 32768;  // decoded rows that stay in the first-level cache
+constexpr std::size_t kMostRows = 256;    // rows of a block
+constexpr std::size_t kGroups = 4;        // query groups of a tile
+
+// A block of rows picked out of a range by the mask: their numbers and factors.
+struct RowBlock {
+  std::uint32_t ids[kMostRows];
+  float scale[kMostRows];
+  float residual[kMostRows];
+  float norm[kMostRows];
+  float term[kMostRows];  // norm, lowered by more than rounding
+  std::size_t n = 0;
+};
+
+class Scan {
+ public:
+  Scan(const ScanQueries& queries, const CodeRows& rows, ScanSink& sink)
+      : queries_(queries),
+        impl_(queries.prepared().impl()),
+        rows_(rows),
+        sink_(sink),
+        size_(impl_.code_size()),
+        l2_(queries.metric() == Metric::kL2) {}
+
+  void run(std::size_t begin, std::size_t end, std::size_t first_group, std::size_t last_group) {
+    const bool few = queries_.few();
+    const std::size_t first_query = few ? 0 : first_group * kLane;
+    const std::size_t last_query =
+        few ? queries_.size() : std::min(queries_.size(), last_group * kLane);
+    first_query_ = first_query;
+    cutoff_.assign(kernels::round_up(last_query - first_query, kLane), HUGE_VALF);
+    term_.assign(cutoff_.size(), 0);
+    for (std::size_t q = first_query; q < last_query; ++q) update_cutoff(q);
+
+    std::size_t most = kMostRows;
+    if (!few) {
+      most = std::clamp(kRowBytes / impl_.padded / kLane * kLane, 2 * kLane, kMostRows);
+      const std::size_t tile = most * impl_.padded;
+      decoded_.resize(tile);
+      if (impl_.two_parts()) decoded_signs_.resize(tile);
+    }
+    const std::size_t lanes = few ? 1 : kGroups * kLane;
+    dots_.resize(most * lanes);
+    if (impl_.two_parts()) dots_signs_.resize(most * lanes);
+    hits_.resize(most * kLane);
+    for (std::size_t row = begin; row < end;) {
+      row = next_block(row, end, most);
+      if (block_.n == 0) continue;
+      if (few) {
+        for (std::size_t q = first_query; q < last_query; ++q) one_query(q);
+      } else {
+        tiles(first_group, last_group);
+      }
+    }
+  }
+
+ private:
+  // Collects up to `most` rows from `row` on; returns where to go on.
+  std::size_t next_block(std::size_t row, std::size_t end, std::size_t most) {
+    block_.n = 0;
+    contiguous_ = rows_.mask == nullptr;
+    if (contiguous_) {
+      const std::size_t count = std::min(most, end - row);
+      for (std::size_t j = 0; j < count; ++j) take(row + j);
+      return row + count;
+    }
+    while (row < end && block_.n < most) {
+      const std::uint64_t word = rows_.mask[row / 64] >> (row % 64);
+      if (word == 0) {
+        row = (row / 64 + 1) * 64;
+        continue;
+      }
+      row += static_cast<std::size_t>(__builtin_ctzll(word));
+      if (row < end) take(row++);
+    }
+    return row;
+  }
+
+  void take(std::size_t row) {
+    const std::uint8_t* code = rows_.codes + row * size_;
+    const std::size_t j = block_.n++;
+    block_.ids[j] = static_cast<std::uint32_t>(row);
+    block_.scale[j] = impl_.scale(code);
+    if (impl_.two_parts()) block_.residual[j] = impl_.residual_scale(code);
+    if (l2_) {
+      block_.norm[j] = impl_.norm_squared(code);
+      block_.term[j] = block_.norm[j] * 0.999999f;
+    }
+  }
+
+  void update_cutoff(std::size_t q) {
+    const std::size_t at = q - first_query_;
+    queries_.cutoff(q, sink_.bound(q), &cutoff_[at], &term_[at]);
+  }
+
+  void offer(std::size_t q, std::size_t j, float product) {
+    const float score = queries_.score(q, product, l2_ ? block_.norm[j] : 0);
+    if (sink_.offer(q, score, block_.ids[j])) update_cutoff(q);
+  }
+
+  void one_query(std::size_t q) {
+    const auto& prepared = queries_.prepared();
+    const std::uint8_t* base = contiguous_ ? rows_.codes + block_.ids[0] * size_ : rows_.codes;
+    const std::uint32_t* chosen = contiguous_ ? nullptr : block_.ids;
+    if (impl_.two_parts()) {
+      float products[kMostRows];
+      prepared.products(q, base, chosen, block_.n, products);
+      for (std::size_t j = 0; j < block_.n; ++j) offer(q, j, products[j]);
+      return;
+    }
+    impl_.kernels.dot_rows(base, size_, chosen, block_.n, impl_.options.dimension, impl_.levels,
+                           prepared.levels.view(q, impl_.padded), dots_.data());
+    const std::size_t at = q - first_query_;
+    const std::size_t n =
+        impl_.kernels.select_rows(dots_.data(), block_.n, block_.scale, l2_ ? block_.term : nullptr,
+                                  term_[at], cutoff_[at], hits_.data());
+    for (std::size_t h = 0; h < n; ++h) {
+      const Hit& hit = hits_[h];
+      offer(q, hit.row, scaled_product(hit.dot, block_.scale[hit.row], prepared.levels.scales[q]));
+    }
+  }
+
+  void decode(const kernels::CodeTable& table, AlignedVector<std::int8_t>& out) {
+    std::int8_t operand[16];
+    for (int code = 0; code < 16; ++code) {
+      const int level = table.levels[code] + (impl_.kernels.unsigned_rows ? table.offset : 0);
+      operand[code] = static_cast<std::int8_t>(level);
+    }
+    for (std::size_t j = 0; j < block_.n; ++j) {
+      impl_.kernels.decode(rows_.codes + block_.ids[j] * size_, impl_.options.dimension,
+                           impl_.options.bits, operand, out.data() + j * impl_.padded);
+    }
+  }
+
+  void tiles(std::size_t first_group, std::size_t last_group) {
+    decode(impl_.levels, decoded_);
+    if (impl_.two_parts()) decode(impl_.signs, decoded_signs_);
+    const std::size_t n_rows = kernels::round_up(block_.n, kLane);
+    for (std::size_t g = first_group; g < last_group; g += kGroups) {
+      const std::size_t groups = std::min(kGroups, last_group - g);
+      impl_.kernels.dot_tile(decoded_.data(), n_rows, impl_.padded, impl_.levels,
+                             queries_.packed(g, false), groups, queries_.bias(g, false),
+                             dots_.data());
+      if (impl_.two_parts()) {
+        impl_.kernels.dot_tile(decoded_signs_.data(), n_rows, impl_.padded, impl_.signs,
+                               queries_.packed(g, true), groups, queries_.bias(g, true),
+                               dots_signs_.data());
+      }
+      for (std::size_t i = 0; i < groups; ++i) {
+        const std::int32_t* dots = dots_.data() + i * n_rows * kLane;
+        if (impl_.two_parts()) {
+          two_part_group(g + i, dots, dots_signs_.data() + i * n_rows * kLane);
+        } else {
+          one_part_group(g + i, dots);
+        }
+      }
+    }
+  }
+
+  void one_part_group(std::size_t g, const std::int32_t* dots) {
+    const auto& scales = queries_.prepared().levels.scales;
+    const std::size_t at = g * kLane - first_query_;
+    const std::size_t n =
+        impl_.kernels.select_tile(dots, block_.n, block_.scale, l2_ ? block_.term : nullptr,
+                                  &term_[at], &cutoff_[at], hits_.data());
+    for (std::size_t h = 0; h < n; ++h) {
+      const Hit& hit = hits_[h];
+      const std::size_t q = g * kLane + hit.query;
+      if (q >= queries_.size()) continue;
+      offer(q, hit.row, scaled_product(hit.dot, block_.scale[hit.row], scales[q]));
+    }
+  }
+
+  void two_part_group(std::size_t g, const std::int32_t* dots, const std::int32_t* dots_signs) {
+    const auto& prepared = queries_.prepared();
+    const std::size_t count = std::min(kLane, queries_.size() - g * kLane);
+    for (std::size_t j = 0; j < block_.n; ++j) {
+      for (std::size_t i = 0; i < count; ++i) {
+        const std::size_t q = g * kLane + i;
+        float product =
+            scaled_product(dots[j * kLane + i], block_.scale[j], prepared.levels.scales[q]);
+        product +=
+            scaled_product(dots_signs[j * kLane + i], block_.residual[j], prepared.signs.scales[q]);
+        offer(q, j, product);
+      }
+    }
+  }
+
+  const ScanQueries& queries_;
+  const Quantizer::Impl& impl_;
+  const CodeRows& rows_;
+  ScanSink& sink_;
+  const std::size_t size_;
+  const bool l2_;
+  bool contiguous_ = true;
+  std::size_t first_query_ = 0;
+  RowBlock block_;
+  AlignedVector<std::int8_t> decoded_, decoded_signs_;
+  AlignedVector<std::int32_t> dots_, dots_signs_;
+  std::vector<Hit> hits_;
+  std::vector<float> cutoff_, term_;
+};
+
+}  // namespace
+
+ScanQueries::ScanQueries(const Quantizer::Impl& impl, Metric metric, const float* queries,
+                         std::size_t nq)
+    : prepared_(impl, queries, nq), metric_(metric), nq_(nq) {
+  if (few()) return;
+  pack(prepared_.levels, impl.levels, packed_levels_, bias_levels_);
+  if (impl.two_parts()) pack(prepared_.signs, impl.signs, packed_signs_, bias_signs_);
+}
+
+void ScanQueries::pack(const QueryPart& part, const kernels::CodeTable& table,
+                       AlignedVector<std::int8_t>& packed,
+                       AlignedVector<std::int32_t>& bias) const {
+  const Quantizer::Impl& impl = prepared_.impl();
+  packed.assign(groups() * kLane * impl.padded, 0);
+  bias.assign(groups() * kLane, 0);
+#pragma omp parallel for schedule(static) if (nq_ * impl.padded > 200000)
+  for (std::size_t q = 0; q < nq_; ++q) {
+    const std::int8_t* from = part.values.data() + q * impl.padded;
+    std::int8_t* to = packed.data() + q / kLane * kLane * impl.padded + q % kLane * 4;
+    for (std::size_t i = 0; i < impl.padded; i += 4, to += 4 * kLane) {
+      std::memcpy(to, from + i, 4);
+    }
+    if (impl.kernels.unsigned_rows) bias[q] = -table.offset * part.sums[q];
+  }
+}
+
+void ScanQueries::cutoff(std::size_t q, float bound, float* cutoff, float* query_term) const {
+  // The kernels compare float(dot) * row_scale with the bound brought to that scale, lowered by
+  // several times what rounding can do; the exact score decides.
+  constexpr float kSlack = 1e-6f;
+  const float t = prepared_.levels.scales[q];
+  *query_term = 0;
+  if (metric_ == Metric::kInnerProduct) {
+    *cutoff = bound / t;
+    *cutoff -= std::fabs(*cutoff) * kSlack + 1e-37f;
+  } else {
+    const float half = 0.5f / t;
+    const float norm = prepared_.norms_squared[q];
+    *query_term = half;
+    *cutoff = (norm - bound) * half - kSlack * (norm + std::fabs(bound)) * half - 1e-37f;
+  }
+  if (!std::isfinite(*cutoff) || !std::isfinite(*query_term)) {
+    *cutoff = std::numeric_limits<float>::quiet_NaN();
+    *query_term = 0;
+  }
+}
+
+void scan_block(const ScanQueries& queries, const CodeRows& rows, std::size_t begin,
+                std::size_t end, std::size_t first_group, std::size_t last_group, ScanSink& sink) {
+  Scan(queries, rows, sink).run(begin, end, first_group, last_group);
+}
+
+}  // namespace turboquant

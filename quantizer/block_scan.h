@@ -1,0 +1,75 @@
+// One thread's pass over a range of rows for a range of queries: integer products, a cheap float
+// cut-off, exact scores for what passes. The caller supplies a sink.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "quantizer/prepared_queries.h"
+#include "quantizer/scanner.h"
+#include "quantizer/top_k.h"
+
+namespace turboquant {
+
+/// What a scan needs to know of its queries, laid out for the kernels. Shared by all threads.
+class ScanQueries {
+ public:
+  ScanQueries(const Quantizer::Impl& impl, Metric metric, const float* queries, std::size_t nq);
+
+  /// Scans so few queries that rows are read straight from the codes.
+  bool few() const { return nq_ <= kFew; }
+  std::size_t size() const { return nq_; }
+  std::size_t groups() const { return (nq_ + kernels::kLane - 1) / kernels::kLane; }
+
+  const PreparedQueries& prepared() const { return prepared_; }
+  Metric metric() const { return metric_; }
+
+  /// Operands of KernelTable::dot_tile from group g on.
+  const std::int8_t* packed(std::size_t g, bool signs) const {
+    return (signs ? packed_signs_ : packed_levels_).data() +
+           g * kernels::kLane * prepared_.impl().padded;
+  }
+  const std::int32_t* bias(std::size_t g, bool signs) const {
+    return (signs ? bias_signs_ : bias_levels_).data() + g * kernels::kLane;
+  }
+
+  /// Exact score of a pair from its integer products.
+  float score(std::size_t q, float product, float row_norm) const {
+    if (metric_ == Metric::kInnerProduct) return product;
+    return squared_distance(prepared_.norms_squared[q], row_norm, product);
+  }
+
+  /// Fills the terms of KernelTable::select_*: pairs whose score is no better than `bound` by more
+  /// than rounding pass. NaN lets everything pass.
+  void cutoff(std::size_t q, float bound, float* cutoff, float* query_term) const;
+
+ private:
+  static constexpr std::size_t kFew = 3;
+
+  void pack(const QueryPart& part, const kernels::CodeTable& table,
+            AlignedVector<std::int8_t>& packed, AlignedVector<std::int32_t>& bias) const;
+
+  PreparedQueries prepared_;
+  Metric metric_;
+  std::size_t nq_;
+  AlignedVector<std::int8_t> packed_levels_, packed_signs_;  // [groups][padded / 4][kLane][4]
+  AlignedVector<std::int32_t> bias_levels_, bias_signs_;     // [groups][kLane]
+};
+
+/// Where candidates go. q counts from the first query of the scan.
+class ScanSink {
+ public:
+  virtual ~ScanSink() = default;
+  /// Worst score that is still of interest, or NaN when every score is.
+  virtual float bound(std::size_t q) const = 0;
+  /// True when the bound moved.
+  virtual bool offer(std::size_t q, float score, std::uint32_t row) = 0;
+};
+
+/// Scans rows [begin, end) for the queries of groups [first_group, last_group) (all queries when
+/// queries.few()). Rows are visited in order.
+void scan_block(const ScanQueries& queries, const CodeRows& rows, std::size_t begin,
+                std::size_t end, std::size_t first_group, std::size_t last_group, ScanSink& sink);
+
+}  // namespace turboquant

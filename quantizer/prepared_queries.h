@@ -1,0 +1,47 @@
+// Queries made ready for the integer kernels: rotated, rounded to int8, with what brings an
+// integer product back to a score.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "quantizer/quantizer_impl.h"
+
+namespace turboquant {
+
+/// One reading of the codes (levels, or kQjl's signs) against all queries.
+struct QueryPart {
+  AlignedVector<std::int8_t> values;  ///< [nq][padded]
+  std::vector<std::int32_t> sums;     ///< [nq] sum of values
+  std::vector<float> scales;          ///< [nq] t: a value times t is the rotated query
+
+  kernels::QueryView view(std::size_t q, std::size_t padded) const {
+    return {values.data() + q * padded, sums[q]};
+  }
+};
+
+class PreparedQueries {
+ public:
+  /// queries: [nq][d]. Throws std::invalid_argument naming the first query that holds NaN or
+  /// infinity. `impl` must outlive this object.
+  PreparedQueries(const Quantizer::Impl& impl, const float* queries, std::size_t nq);
+
+  const Quantizer::Impl& impl() const { return impl_; }
+  std::size_t size() const { return norms_squared.size(); }
+
+  /// out[j]: estimated product of query q with row j (or rows[j]) of `codes`.
+  void products(std::size_t q, const std::uint8_t* codes, const std::uint32_t* rows, std::size_t n,
+                float* out) const;
+
+  QueryPart levels;
+  QueryPart signs;                   ///< empty unless kQjl
+  std::vector<float> norms_squared;  ///< [nq] |q|^2, saturated
+
+ private:
+  bool prepare(const float* query, std::size_t q, float* rotated, float* projected);
+
+  const Quantizer::Impl& impl_;
+};
+
+}  // namespace turboquant

@@ -1,0 +1,230 @@
+#include "quantizer/scanner.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <exception>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "quantizer/block_scan.h"
+
+namespace turboquant {
+namespace {
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+void check(const Quantizer& quantizer, Metric metric, const CodeRows& rows) {
+  if (metric == Metric::kL2 && !quantizer.options().with_norm) {
+    throw std::invalid_argument("L2 search needs a quantizer with_norm");
+  }
+  if (rows.n > std::numeric_limits<std::uint32_t>::max()) {
+    throw std::invalid_argument("a scan takes at most 4294967295 rows, not " +
+                                std::to_string(rows.n));
+  }
+}
+
+// How one scan is divided among threads: contiguous parts of the queries times parts of the rows.
+struct Plan {
+  std::size_t query_parts = 1;
+  std::size_t row_parts = 1;
+
+  Plan(const ScanQueries& queries, const CodeRows& rows, std::size_t work_per_pair) {
+    const std::size_t work = queries.size() * rows.n * work_per_pair;
+    const auto most = static_cast<std::size_t>(omp_in_parallel() != 0 ? 1 : omp_get_max_threads());
+    const std::size_t threads = std::clamp<std::size_t>(work / 500000, 1, most);
+    if (!queries.few()) {
+      // A part of the queries large enough pays for decoding the rows once more.
+      query_parts = std::clamp<std::size_t>(queries.groups() / 8, 1, threads);
+    }
+    row_parts = threads / query_parts;
+  }
+
+  std::size_t parts() const { return query_parts * row_parts; }
+};
+
+// Runs one part of the plan per thread; rethrows the first exception.
+template <typename Part>
+void run_parts(const Plan& plan, std::size_t groups, std::size_t n, const Part& part) {
+  std::exception_ptr failure;
+  const std::size_t parts = plan.parts();
+#pragma omp parallel for schedule(static, 1) num_threads(static_cast <int>(parts)) if (parts > 1)
+  for (std::size_t p = 0; p < parts; ++p) {
+    const std::size_t of_queries = p / plan.row_parts;
+    const std::size_t of_rows = p % plan.row_parts;
+    try {
+      part(p, n * of_rows / plan.row_parts, n * (of_rows + 1) / plan.row_parts,
+           groups * of_queries / plan.query_parts, groups * (of_queries + 1) / plan.query_parts);
+    } catch (...) {
+#pragma omp critical(turboquant_scan_failure)
+      failure = std::current_exception();
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+class TopKSink final : public ScanSink {
+ public:
+  TopKSink(Metric metric, std::size_t nq, std::size_t k) : metric_(metric), best_(nq, TopK(k)) {}
+
+  float bound(std::size_t q) const override {
+    return best_[q].limited() ? key_score(metric_, best_[q].limit()) : kNaN;
+  }
+  bool offer(std::size_t q, float score, std::uint32_t row) override {
+    return best_[q].offer(candidate_key(metric_, score, row));
+  }
+  TopK& best(std::size_t q) { return best_[q]; }
+
+ private:
+  Metric metric_;
+  std::vector<TopK> best_;
+};
+
+class RangeSink final : public ScanSink {
+ public:
+  RangeSink(Metric metric, float radius, std::vector<std::vector<RangeHit>>& hits)
+      : metric_(metric), radius_(radius), hits_(hits) {}
+
+  float bound(std::size_t /*q*/) const override { return radius_; }
+  bool offer(std::size_t q, float score, std::uint32_t row) override {
+    const bool better = metric_ == Metric::kInnerProduct ? score > radius_ : score < radius_;
+    if (better) hits_[q].push_back({row, score});
+    return false;
+  }
+
+ private:
+  Metric metric_;
+  float radius_;
+  std::vector<std::vector<RangeHit>>& hits_;
+};
+
+}  // namespace
+
+void search_topk(const Quantizer& quantizer, Metric metric, const float* queries, std::size_t nq,
+                 const CodeRows& rows, std::size_t k, float* scores, std::int64_t* ids) {
+  check(quantizer, metric, rows);
+  if (nq == 0 || k == 0) return;
+  const ScanQueries prepared(quantizer.impl(), metric, queries, nq);
+  const Plan plan(prepared, rows, quantizer.dimension());
+  const std::size_t held = std::min(k, rows.n);
+  std::vector<TopKSink> sinks;
+  sinks.reserve(plan.row_parts);
+  for (std::size_t i = 0; i < plan.row_parts; ++i) sinks.emplace_back(metric, nq, held);
+  run_parts(plan, prepared.groups(), rows.n,
+            [&](std::size_t p, std::size_t begin, std::size_t end, std::size_t first_group,
+                std::size_t last_group) {
+              scan_block(prepared, rows, begin, end, first_group, last_group,
+                         sinks[p % plan.row_parts]);
+            });
+
+  const float empty = metric == Metric::kInnerProduct ? std::numeric_limits<float>::lowest()
+                                                      : std::numeric_limits<float>::max();
+#pragma omp parallel for schedule(static) if (nq * held > 20000)
+  for (std::size_t q = 0; q < nq; ++q) {
+    TopK& best = sinks[0].best(q);
+    for (std::size_t i = 1; i < sinks.size(); ++i) {
+      for (const std::uint64_t key : sinks[i].best(q).sorted()) best.offer(key);
+    }
+    const std::vector<std::uint64_t>& sorted = best.sorted();
+    for (std::size_t j = 0; j < k; ++j) {
+      const bool found = j < sorted.size();
+      scores[q * k + j] = found ? key_score(metric, sorted[j]) : empty;
+      ids[q * k + j] = found ? static_cast<std::int64_t>(key_row(sorted[j])) : -1;
+    }
+  }
+}
+
+std::vector<std::vector<RangeHit>> search_range(const Quantizer& quantizer, Metric metric,
+                                                const float* queries, std::size_t nq,
+                                                const CodeRows& rows, float radius) {
+  check(quantizer, metric, rows);
+  if (nq == 0) return {};
+  const ScanQueries prepared(quantizer.impl(), metric, queries, nq);
+  const Plan plan(prepared, rows, quantizer.dimension());
+  std::vector<std::vector<std::vector<RangeHit>>> found(plan.row_parts,
+                                                        std::vector<std::vector<RangeHit>>(nq));
+  run_parts(plan, prepared.groups(), rows.n,
+            [&](std::size_t p, std::size_t begin, std::size_t end, std::size_t first_group,
+                std::size_t last_group) {
+              RangeSink sink(metric, radius, found[p % plan.row_parts]);
+              scan_block(prepared, rows, begin, end, first_group, last_group, sink);
+            });
+  // Parts of the rows follow one another, and each was scanned in order.
+  for (std::size_t i = 1; i < found.size(); ++i) {
+    for (std::size_t q = 0; q < nq; ++q) {
+      found[0][q].insert(found[0][q].end(), found[i][q].begin(), found[i][q].end());
+    }
+  }
+  return std::move(found[0]);
+}
+
+struct QueryScorer::State {
+  State(const Quantizer& q, Metric m) : quantizer(q), metric(m) {}
+
+  float finish(float product, const std::uint8_t* row) const {
+    if (metric == Metric::kInnerProduct) return product;
+    return squared_distance(prepared->norms_squared[0], quantizer.impl().norm_squared(row),
+                            product);
+  }
+
+  Quantizer quantizer;
+  Metric metric;
+  std::unique_ptr<PreparedQueries> prepared;
+};
+
+QueryScorer::QueryScorer(const Quantizer& quantizer, Metric metric) {
+  check(quantizer, metric, {});
+  state_ = std::make_unique<State>(quantizer, metric);
+}
+QueryScorer::~QueryScorer() = default;
+QueryScorer::QueryScorer(QueryScorer&&) noexcept = default;
+QueryScorer& QueryScorer::operator=(QueryScorer&&) noexcept = default;
+
+void QueryScorer::set_query(const float* query) {
+  state_->prepared = std::make_unique<PreparedQueries>(state_->quantizer.impl(), query, 1);
+}
+
+float QueryScorer::score(const std::uint8_t* code) const {
+  float product;
+  state_->prepared->products(0, code, nullptr, 1, &product);
+  return state_->finish(product, code);
+}
+
+void QueryScorer::score_rows(const std::uint8_t* codes, const std::uint32_t* rows, std::size_t n,
+                             float* out) const {
+  state_->prepared->products(0, codes, rows, n, out);
+  if (state_->metric == Metric::kInnerProduct) return;
+  const std::size_t size = state_->quantizer.code_size();
+  for (std::size_t j = 0; j < n; ++j) {
+    out[j] = state_->finish(out[j], codes + size * (rows != nullptr ? rows[j] : j));
+  }
+}
+
+float QueryScorer::symmetric(const std::uint8_t* a, const std::uint8_t* b) const {
+  const Quantizer::Impl& impl = state_->quantizer.impl();
+  float product = 0;
+  if (impl.two_parts()) {
+    // No integer form: reconstruct one side and score it as a query would be.
+    std::vector<float> x(impl.options.dimension);
+    state_->quantizer.dequantize(a, 1, x.data());
+    state_->quantizer.inner_products(x.data(), 1, b, 1, &product);
+  } else {
+    // The levels of one row are an int8 query whose scale is the row's.
+    AlignedVector<std::int8_t> levels(impl.padded, 0);
+    impl.kernels.decode(a, impl.options.dimension, impl.options.bits, impl.levels.levels,
+                        levels.data());
+    std::fill(levels.begin() + static_cast<std::ptrdiff_t>(impl.options.dimension), levels.end(),
+              std::int8_t{0});
+    std::int32_t sum = 0;
+    for (const std::int8_t level : levels) sum += level;
+    std::int32_t dot = 0;
+    impl.kernels.dot_rows(b, impl.code_size(), nullptr, 1, impl.options.dimension, impl.levels,
+                          {levels.data(), sum}, &dot);
+    product = scaled_product(dot, impl.scale(b), impl.scale(a));
+  }
+  if (state_->metric == Metric::kInnerProduct) return product;
+  return squared_distance(impl.norm_squared(a), impl.norm_squared(b), product);
+}
+
+}  // namespace turboquant

@@ -1,0 +1,84 @@
+// The k best candidates of one query, under a total order: score, then smaller row.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "turboquant/quantizer.h"
+
+namespace turboquant {
+
+/// A candidate as one integer, smaller is better: the score mapped to an ordered 32-bit integer,
+/// then the row. Scores come back from keys bit for bit (-0 becomes +0).
+inline std::uint64_t candidate_key(Metric metric, float score, std::uint32_t row) {
+  const float canonical = score + 0.0f;
+  std::uint32_t bits;
+  std::memcpy(&bits, &canonical, 4);
+  bits ^= (bits >> 31) != 0 ? 0xffffffffu : 0x80000000u;  // ascending
+  if (metric == Metric::kInnerProduct) bits = ~bits;
+  return std::uint64_t{bits} << 32 | row;
+}
+
+inline float key_score(Metric metric, std::uint64_t key) {
+  auto bits = static_cast<std::uint32_t>(key >> 32);
+  if (metric == Metric::kInnerProduct) bits = ~bits;
+  bits ^= (bits >> 31) != 0 ? 0x80000000u : 0xffffffffu;
+  float score;
+  std::memcpy(&score, &bits, 4);
+  return score;
+}
+
+inline std::uint32_t key_row(std::uint64_t key) { return static_cast<std::uint32_t>(key); }
+
+/// Keeps up to twice k candidates and cuts them back to k by selection, so that an offer costs
+/// O(1) amortised.
+class TopK {
+ public:
+  explicit TopK(std::size_t k) : k_(k), capacity_(k + std::max<std::size_t>(k, 32)) {}
+
+  /// Candidates at or above this key cannot be among the k best; the largest key until k are held.
+  std::uint64_t limit() const { return limit_; }
+  bool limited() const { return limit_ != kNoLimit; }
+
+  /// True when the limit moved.
+  bool offer(std::uint64_t key) {
+    if (key >= limit_) return false;
+    if (keys_.capacity() == 0) keys_.reserve(capacity_);
+    keys_.push_back(key);
+    if (keys_.size() < capacity_) return false;
+    cut();
+    return true;
+  }
+
+  /// The candidates, best first.
+  const std::vector<std::uint64_t>& sorted() {
+    if (keys_.size() > k_) cut();
+    std::sort(keys_.begin(), keys_.end());
+    return keys_;
+  }
+
+ private:
+  static constexpr std::uint64_t kNoLimit = std::numeric_limits<std::uint64_t>::max();
+
+  void cut() {
+    if (k_ == 0) {
+      keys_.clear();
+      return;
+    }
+    const auto last = keys_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
+    std::nth_element(keys_.begin(), last, keys_.end());
+    limit_ = *last;
+    keys_.resize(k_);
+  }
+
+  std::size_t k_;
+  std::size_t capacity_;
+  std::uint64_t limit_ = kNoLimit;
+  std::vector<std::uint64_t> keys_;
+};
+
+}  // namespace turboquant

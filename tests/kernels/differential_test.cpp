@@ -1,0 +1,304 @@
+// Every backend computes the bits that the scalar reference computes, for every length around the
+// vector widths, every bit width, and data at odd addresses. One test instance per backend; it
+// fails when the backend it names is not the one that runs.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/kernel_table.h"
+#include "quantizer/aligned.h"
+#include "quantizer/levels.h"
+
+namespace turboquant::kernels {
+namespace {
+
+std::vector<std::size_t> lengths() {
+  std::vector<std::size_t> all;
+  for (std::size_t d = 1; d <= 300; ++d) all.push_back(d);
+  for (const std::size_t d : {384, 768, 1000, 1536, 3072}) all.push_back(d);
+  return all;
+}
+
+std::vector<std::string> backends() {
+  std::vector<std::string> names;
+  for (const char* const* name = available(); *name != nullptr; ++name) names.emplace_back(*name);
+  return names;
+}
+
+template <typename T>
+void expect_same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(T)), 0);
+}
+
+// A buffer of exactly n elements that starts one byte past an aligned address, so that sanitizers
+// see reads past the end and processors that dislike misalignment fault.
+class OddBytes {
+ public:
+  explicit OddBytes(const std::vector<std::uint8_t>& bytes)
+      : storage_(std::make_unique<std::uint8_t[]>(bytes.size() + 1)) {
+    std::memcpy(data(), bytes.data(), bytes.size());
+  }
+  std::uint8_t* data() { return storage_.get() + 1; }
+
+ private:
+  std::unique_ptr<std::uint8_t[]> storage_;
+};
+
+class Backend : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    ASSERT_NE(find(GetParam().c_str()), nullptr);
+    ASSERT_EQ(GetParam(), tested().name);
+  }
+  const KernelTable& tested() const { return *find(GetParam().c_str()); }
+  const KernelTable& reference() const { return *find("scalar"); }
+
+  std::vector<float> normals(std::size_t n, float deviation = 1) {
+    std::normal_distribution<float> normal(0, deviation);
+    std::vector<float> v(n);
+    for (float& x : v) x = normal(random_);
+    return v;
+  }
+  std::vector<std::uint8_t> codes(std::size_t n, int bits) {
+    std::vector<std::uint8_t> v(n);
+    for (auto& c : v) c = static_cast<std::uint8_t>(random_() & ((1u << bits) - 1));
+    return v;
+  }
+  std::vector<std::int8_t> query(std::size_t d) {
+    std::vector<std::int8_t> v(round_up(d, kBlock), 0);
+    std::uniform_int_distribution<int> value(-127, 127);
+    for (std::size_t i = 0; i < d; ++i) v[i] = static_cast<std::int8_t>(value(random_));
+    return v;
+  }
+
+  std::mt19937 random_{7};
+};
+
+TEST_P(Backend, NormSquared) {
+  for (const std::size_t d : lengths()) {
+    const std::vector<float> x = normals(d, 1e15f);
+    const double expected = reference().norm_squared(x.data(), d);
+    EXPECT_EQ(tested().norm_squared(x.data(), d), expected) << d;
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+          -std::numeric_limits<float>::infinity()}) {
+      std::vector<float> y = x;
+      y[random_() % d] = bad;
+      EXPECT_FALSE(std::isfinite(tested().norm_squared(y.data(), d))) << d;
+    }
+  }
+}
+
+TEST_P(Backend, ScaleAndMultiply) {
+  for (const std::size_t d : lengths()) {
+    for (const double factor : {3.7e-3, 1e38, 1e-38, 1e44}) {
+      const std::vector<float> x = normals(d, factor > 1e40 ? 1e-44f : 1);
+      std::vector<float> a(d), b(d);
+      reference().scale(x.data(), d, factor, a.data());
+      tested().scale(x.data(), d, factor, b.data());
+      expect_same_bits(a, b);
+      reference().multiply(a.data(), x.data(), d);
+      tested().multiply(b.data(), x.data(), d);
+      expect_same_bits(a, b);
+    }
+  }
+}
+
+TEST_P(Backend, Fwht) {
+  for (std::size_t n = 1; n <= kMaxDimension; n *= 2) {
+    std::vector<float> a = normals(n);
+    std::vector<float> b = a;
+    reference().fwht(a.data(), n);
+    tested().fwht(b.data(), n);
+    expect_same_bits(a, b);
+  }
+}
+
+TEST_P(Backend, Quantize) {
+  for (int bits = 1; bits <= 4; ++bits) {
+    const CodeTable& table = level_table(bits);
+    for (const std::size_t d : lengths()) {
+      std::vector<float> y = normals(d);
+      // Thresholds themselves, both signs, and both zeros.
+      for (std::size_t i = 0; i < d; i += 5) {
+        const float t = table.thresholds[random_() % 8];
+        y[i] = std::isfinite(t) ? (i % 2 == 0 ? t : -t) : (i % 2 == 0 ? 0.0f : -0.0f);
+      }
+      std::vector<std::uint8_t> a(d), b(d);
+      const float expected = reference().quantize(y.data(), d, table, a.data());
+      const float got = tested().quantize(y.data(), d, table, b.data());
+      expect_same_bits(a, b);
+      EXPECT_EQ(expected, got) << d << " " << bits;
+    }
+  }
+}
+
+TEST_P(Backend, PackAndDecode) {
+  for (int bits = 1; bits <= 4; ++bits) {
+    std::int8_t table[16];
+    for (int i = 0; i < 16; ++i) {
+      table[i] = static_cast<std::int8_t>(37 * (i & ((1 << bits) - 1)) - 100);
+    }
+    for (const std::size_t d : lengths()) {
+      const std::vector<std::uint8_t> wanted = codes(d, bits);
+      std::vector<std::uint8_t> a(packed_bytes(d, bits)), b(packed_bytes(d, bits), 0xff);
+      reference().pack(wanted.data(), d, bits, a.data());
+      tested().pack(wanted.data(), d, bits, b.data());
+      expect_same_bits(a, b);
+      OddBytes odd(b);
+      std::vector<std::int8_t> out(round_up(d, kBlock));
+      tested().decode(odd.data(), d, bits, table, out.data());
+      for (std::size_t i = 0; i < d; ++i) ASSERT_EQ(out[i], table[wanted[i]]) << d << " " << i;
+    }
+  }
+}
+
+TEST_P(Backend, QuantizeQuery) {
+  for (const std::size_t d : lengths()) {
+    const std::vector<float> u = normals(d);
+    EXPECT_EQ(tested().max_abs(u.data(), d), reference().max_abs(u.data(), d));
+    const float factor = 127 / reference().max_abs(u.data(), d);
+    std::vector<std::int8_t> a(round_up(d, kBlock)), b(round_up(d, kBlock), 99);
+    const std::int32_t expected = reference().quantize_query(u.data(), d, factor, a.data());
+    EXPECT_EQ(tested().quantize_query(u.data(), d, factor, b.data()), expected);
+    expect_same_bits(a, b);
+  }
+}
+
+TEST_P(Backend, DotRows) {
+  for (int bits = 1; bits <= 4; ++bits) {
+    for (const std::size_t d : lengths()) {
+      const std::size_t n = 1 + random_() % 11;
+      const std::size_t stride = packed_bytes(d, bits) + random_() % 9;
+      std::vector<std::uint8_t> rows(stride * (n - 1) + packed_bytes(d, bits));
+      for (auto& byte : rows) byte = static_cast<std::uint8_t>(random_());
+      // The unused bits of a last byte are zero in the format.
+      OddBytes odd(rows);
+      const std::vector<std::int8_t> q = query(d);
+      std::int32_t sum = 0;
+      for (const auto v : q) sum += v;
+      std::vector<std::uint32_t> order(n + 3);
+      for (auto& r : order) r = static_cast<std::uint32_t>(random_() % n);
+      for (const bool chosen : {false, true}) {
+        const std::size_t count = chosen ? order.size() : n;
+        std::vector<std::int32_t> a(count), b(count);
+        reference().dot_rows(odd.data(), stride, chosen ? order.data() : nullptr, count, d,
+                             level_table(bits), {q.data(), sum}, a.data());
+        tested().dot_rows(odd.data(), stride, chosen ? order.data() : nullptr, count, d,
+                          level_table(bits), {q.data(), sum}, b.data());
+        expect_same_bits(a, b);
+      }
+    }
+  }
+}
+
+// The largest sums that the formats allow must not overflow any intermediate.
+TEST_P(Backend, DotRowsAtExtremes) {
+  for (int bits = 1; bits <= 4; ++bits) {
+    for (const std::size_t d : {64, 3072, 65536}) {
+      for (const int sign : {1, -1}) {
+        const std::vector<std::uint8_t> row(packed_bytes(d, bits), sign > 0 ? 0xff : 0x00);
+        std::vector<std::int8_t> q(d, 127);
+        std::int32_t dot = 0;
+        tested().dot_rows(row.data(), row.size(), nullptr, 1, d, level_table(bits),
+                          {q.data(), static_cast<std::int32_t>(127 * d)}, &dot);
+        EXPECT_EQ(dot, sign * level_table(bits).offset * 127 * static_cast<std::int32_t>(d));
+      }
+    }
+  }
+}
+
+TEST_P(Backend, DotTile) {
+  for (int bits = 1; bits <= 4; ++bits) {
+    const CodeTable& table = level_table(bits);
+    for (const std::size_t d : {64, 128, 320, 384, 1024}) {
+      for (const std::size_t n_rows : {16, 48, 64}) {
+        for (std::size_t groups = 1; groups <= 5; ++groups) {
+          AlignedVector<std::int8_t> levels(n_rows * d), rows(n_rows * d);
+          for (std::size_t i = 0; i < levels.size(); ++i) {
+            // Mostly the largest magnitude: the worst case for narrow sums.
+            const std::size_t code =
+                random_() % 4 == 0 ? random_() % 16 : (i / d % 2 == 0 ? 15 : 0);
+            levels[i] = table.levels[code];
+            rows[i] =
+                static_cast<std::int8_t>(levels[i] + (tested().unsigned_rows ? table.offset : 0));
+          }
+          AlignedVector<std::int8_t> queries(groups * kLane * d);
+          AlignedVector<std::int32_t> zero(groups * kLane, 0), bias(groups * kLane, 0);
+          for (std::size_t i = 0; i < queries.size(); ++i) {
+            queries[i] = static_cast<std::int8_t>(random_() % 4 == 0
+                                                      ? static_cast<int>(random_() % 255) - 127
+                                                      : (i / 4 % 2 == 0 ? 127 : -127));
+          }
+          if (tested().unsigned_rows) {
+            for (std::size_t i = 0; i < queries.size(); ++i) {
+              const std::size_t q = i / (kLane * d) * kLane + i / 4 % kLane;
+              bias[q] -= table.offset * queries[i];
+            }
+          }
+          AlignedVector<std::int32_t> a(groups * n_rows * kLane), b(groups * n_rows * kLane);
+          reference().dot_tile(levels.data(), n_rows, d, table, queries.data(), groups, zero.data(),
+                               a.data());
+          tested().dot_tile(rows.data(), n_rows, d, table, queries.data(), groups, bias.data(),
+                            b.data());
+          ASSERT_EQ(std::memcmp(a.data(), b.data(), a.size() * 4), 0)
+              << bits << " " << d << " " << n_rows << " " << groups;
+        }
+      }
+    }
+  }
+}
+
+std::vector<std::int32_t> flat(const std::vector<Hit>& hits, std::size_t n) {
+  std::vector<std::int32_t> all;
+  for (std::size_t i = 0; i < n; ++i) {
+    all.push_back(static_cast<std::int32_t>(hits[i].row));
+    all.push_back(static_cast<std::int32_t>(hits[i].query));
+    all.push_back(hits[i].dot);
+  }
+  return all;
+}
+
+TEST_P(Backend, Select) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float inf = std::numeric_limits<float>::infinity();
+  for (const std::size_t n : {1, 7, 8, 15, 16, 17, 31, 64, 100}) {
+    for (const bool with_term : {false, true}) {
+      std::vector<std::int32_t> dots(n * kLane);
+      for (auto& dot : dots) dot = static_cast<std::int32_t>(random_() % 2001) - 1000;
+      std::vector<float> scales = normals(n), terms = normals(n, 300), of_query = normals(kLane);
+      std::vector<float> cutoffs = normals(kLane, 500);
+      cutoffs[3] = nan;
+      cutoffs[5] = inf;
+      cutoffs[7] = -inf;
+      scales[n / 2] = inf;
+      const float* term = with_term ? terms.data() : nullptr;
+      std::vector<Hit> a(n * kLane), b(n * kLane);
+      const std::size_t expected = reference().select_tile(
+          dots.data(), n, scales.data(), term, of_query.data(), cutoffs.data(), a.data());
+      const std::size_t got = tested().select_tile(dots.data(), n, scales.data(), term,
+                                                   of_query.data(), cutoffs.data(), b.data());
+      EXPECT_GE(expected, n);  // the NaN column passes whole
+      EXPECT_EQ(flat(a, expected), flat(b, got));
+      for (const float cutoff : cutoffs) {
+        const std::size_t rows_expected = reference().select_rows(
+            dots.data(), n, scales.data(), term, of_query[0], cutoff, a.data());
+        const std::size_t rows_got = tested().select_rows(dots.data(), n, scales.data(), term,
+                                                          of_query[0], cutoff, b.data());
+        EXPECT_EQ(flat(a, rows_expected), flat(b, rows_got));
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, Backend, testing::ValuesIn(backends()),
+                         [](const auto& instance) { return instance.param; });
+
+}  // namespace
+}  // namespace turboquant::kernels
