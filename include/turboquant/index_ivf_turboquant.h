@@ -1,0 +1,70 @@
+// turboquant::IndexIVFTurboQuant: an inverted-file index whose lists hold TurboQuant codes. Only
+// the coarse quantizer is trained. Use it as any faiss::IndexIVF (nprobe, direct map, ids,
+// SearchParametersIVF, on-disk lists).
+#pragma once
+
+#include <faiss/IndexIVF.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "turboquant/faiss_compat.h"
+#include "turboquant/index_turboquant.h"
+
+namespace turboquant {
+
+struct IndexIVFTurboQuant : faiss::IndexIVF {
+  /// coarse: has `nlist` vectors of this dimension or is trained to have them; not owned unless
+  /// own_fields is set, as everywhere in FAISS. by_residual: encode a vector's difference from its
+  /// centroid, which is more precise and costs one rotation per visited list for L2.
+  /// Options::normalize is refused: put an L2norm transform in front instead.
+  IndexIVFTurboQuant(faiss::Index* coarse, std::size_t dimension, std::size_t nlist,
+                     const IndexOptions& options, faiss::MetricType metric = faiss::METRIC_L2,
+                     bool by_residual = true);
+
+  const IndexOptions& options() const { return options_; }
+  const Quantizer& codec() const { return codec_; }
+
+#ifndef TURBOQUANT_FAISS_HAS_BY_RESIDUAL
+  bool by_residual;
+#endif
+
+  /// Trains the coarse quantizer; the codes need no training.
+  void train(std::int64_t n, const float* x) override;
+
+  void add_with_ids(std::int64_t n, const float* x, const std::int64_t* xids) override;
+
+  void search(std::int64_t n, const float* x, std::int64_t k, float* distances,
+              std::int64_t* labels, const faiss::SearchParameters* params = nullptr) const override;
+
+  void range_search(std::int64_t n, const float* x, float radius, faiss::RangeSearchResult* result,
+                    const faiss::SearchParameters* params = nullptr) const override;
+
+  void encode_vectors(std::int64_t n, const float* x, const std::int64_t* list_nos,
+                      std::uint8_t* codes, bool include_listno = false) const override;
+
+#ifdef TURBOQUANT_FAISS_HAS_DECODE_VECTORS
+  void decode_vectors(std::int64_t n, const std::uint8_t* codes, const std::int64_t* list_nos,
+                      float* x) const override;
+#endif
+
+  void sa_decode(std::int64_t n, const std::uint8_t* bytes, float* x) const override;
+
+  void reconstruct_from_offset(std::int64_t list_no, std::int64_t offset,
+                               float* recons) const override;
+
+  faiss::InvertedListScanner* get_InvertedListScanner(
+      bool store_pairs = false,
+      const faiss::IDSelector* sel =
+          nullptr TURBOQUANT_FAISS_SCANNER_PARAMS(= nullptr)) const override;
+
+  void check_compatible_for_merge(const faiss::Index& other) const override;
+
+ private:
+  void decode_one(const std::uint8_t* code, std::int64_t list_no, float* x) const;
+
+  IndexOptions options_;
+  Quantizer codec_;
+};
+
+}  // namespace turboquant

@@ -1,0 +1,94 @@
+// turboquant::IndexTurboQuant: a flat FAISS index of TurboQuant codes. It needs no training, takes
+// ceil(d * bits / 8) + 4 bytes per vector for inner products and 4 more for L2, and works wherever
+// FAISS takes an index: IndexIDMap, IndexPreTransform, IndexRefine, IndexHNSW, IndexNSG.
+//
+//   turboquant::IndexTurboQuant index(384, turboquant::parse_index_name("TQ3"),
+//                                     faiss::METRIC_INNER_PRODUCT);
+//   index.add(n, x);
+//   index.search(nq, queries, k, distances, labels);
+//
+// Distances are estimates: inner products, or squared L2 distances, which can be slightly below 0.
+// They and the ids are the same bits on every processor and for every number of threads; equal
+// distances are ordered by the smaller id, and slots that no vector fills have id -1.
+//
+// Any number of threads may call const methods at once; add, remove_ids, merge_from and reset need
+// the index to themselves. Every failure is a faiss::FaissException. Vectors and queries that hold
+// NaN or infinity are refused with their row number, and the index is then unchanged.
+#pragma once
+
+#include <faiss/IndexFlatCodes.h>
+#include <faiss/MetricType.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "turboquant/faiss_compat.h"
+#include "turboquant/quantizer.h"
+
+namespace turboquant {
+
+/// What an index stores per vector.
+struct IndexOptions {
+  int bits = 4;  ///< 1 to 4 per coordinate
+  Estimator estimator = Estimator::kTurboQuant;
+  Projection projection = Projection::kOrthogonal;  ///< used by Estimator::kQjl alone
+  /// Scale vectors and queries to length 1, which makes inner products cosines. Zero stays zero.
+  bool normalize = false;
+  std::uint64_t seed = QuantizerOptions::kDefaultSeed;
+};
+
+/// The largest dimension for Projection::kGaussian, whose d x d matrix then takes 256 MiB.
+inline constexpr int kMaxGaussianDimension = 8192;
+
+/// Options from a factory name: TQ<bits>, then nothing, `qjl`, `qjlg` (Gaussian projection) or
+/// `mse`, then `cos` to normalize. Examples: TQ3, TQ4cos, TQ3qjl, TQ3qjlgcos.
+/// Throws faiss::FaissException when the name is none of these.
+IndexOptions parse_index_name(const std::string& name);
+
+/// The inverse of parse_index_name; the seed is not part of a name.
+std::string index_name(const IndexOptions& options);
+
+struct IndexTurboQuant : faiss::IndexFlatCodes {
+  /// dimension: 1 to 65,536. metric: METRIC_INNER_PRODUCT or METRIC_L2.
+  IndexTurboQuant(int dimension, const IndexOptions& options,
+                  faiss::MetricType metric = faiss::METRIC_L2);
+
+  const IndexOptions& options() const { return options_; }
+  const Quantizer& codec() const { return codec_; }
+
+  /// Nothing is learned from data: the index is trained from the start, and this returns at once.
+  void train(std::int64_t n, const float* x) override;
+
+  /// x: [n][d]; the rows get the ids ntotal to ntotal + n - 1.
+  void add(std::int64_t n, const float* x) override;
+
+  /// distances, labels: [n][k]. Of params only the selector is used; it is asked about ids from 0
+  /// to ntotal - 1, once per call.
+  void search(std::int64_t n, const float* x, std::int64_t k, float* distances,
+              std::int64_t* labels, const faiss::SearchParameters* params = nullptr) const override;
+
+  /// All rows with distance < radius (L2) or product > radius, ordered by id.
+  void range_search(std::int64_t n, const float* x, float radius, faiss::RangeSearchResult* result,
+                    const faiss::SearchParameters* params = nullptr) const override;
+
+  /// bytes: [n][code_size], as stored.
+  void sa_encode(std::int64_t n, const float* x, std::uint8_t* bytes) const override;
+  void sa_decode(std::int64_t n, const std::uint8_t* bytes, float* x) const override;
+
+  /// The caller owns the result. Its symmetric_dis uses no state, so threads may share it for that.
+  /// A query with NaN or infinity gives every row the worst finite distance: FAISS calls set_query
+  /// in parallel regions that no exception may leave.
+  faiss::FlatCodesDistanceComputer* get_FlatCodesDistanceComputer() const override;
+
+  /// Throws unless the other index has the same dimension, metric, options and seed.
+  void check_compatible_for_merge(const faiss::Index& other) const override;
+
+ private:
+  void encode_rows(std::int64_t n, const float* x, std::uint8_t* bytes) const;
+
+  IndexOptions options_;
+  Quantizer codec_;
+};
+
+}  // namespace turboquant

@@ -1,0 +1,149 @@
+// The factory by placeholder: TurboQuant names become scalar quantizers that the description does
+// not use, FAISS parses and builds, and their indexes are then replaced by ours. FAISS's grammar is
+// thus never repeated here.
+#include <faiss/IndexIVF.h>
+#include <faiss/IndexScalarQuantizer.h>
+#include <faiss/index_factory.h>
+
+#include <array>
+#include <regex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "index/checks.h"
+#include "index/glue.h"
+#include "index/index_tree.h"
+#include "turboquant/faiss_io.h"
+#include "turboquant/index_ivf_turboquant.h"
+
+namespace turboquant {
+namespace {
+
+using ScalarType = faiss::ScalarQuantizer::QuantizerType;
+
+struct Placeholder {
+  const char* name;
+  ScalarType type;
+};
+
+constexpr std::array<Placeholder, 4> kPlaceholders = {{
+    {"SQfp16", ScalarType::QT_fp16},
+    {"SQ8", ScalarType::QT_8bit},
+    {"SQ6", ScalarType::QT_6bit},
+    {"SQ4", ScalarType::QT_4bit},
+}};
+
+struct Substitution {
+  std::string name;  // TQ3
+  IndexOptions options;
+  Placeholder placeholder;
+};
+
+struct Rewritten {
+  std::string text;
+  std::vector<Substitution> substitutions;
+};
+
+const Substitution& substitution_for(const std::string& name, const std::string& description,
+                                     std::vector<Substitution>& known) {
+  for (const Substitution& s : known) {
+    if (s.name == name) return s;
+  }
+  for (const Placeholder& p : kPlaceholders) {
+    bool used = description.find(p.name) != std::string::npos;
+    for (const Substitution& s : known) used = used || s.placeholder.type == p.type;
+    if (!used) {
+      known.push_back({name, parse_index_name(name), p});
+      return known.back();
+    }
+  }
+  fail("\"" + description + "\" has more different TurboQuant and SQ names than FAISS can parse");
+}
+
+Rewritten rewrite(const std::string& description) {
+  static const std::regex pattern("(^|[,(_])(TQ[0-9]+[a-z0-9]*)(?=$|[,)_])");
+  Rewritten result;
+  auto rest = description.cbegin();
+  std::smatch match;
+  auto flags = std::regex_constants::match_default;
+  while (std::regex_search(rest, description.cend(), match, pattern, flags)) {
+    const auto& s = substitution_for(match[2], description, result.substitutions);
+    result.text.append(rest, match[2].first);
+    result.text += s.placeholder.name;
+    rest = match[2].second;
+    flags |= std::regex_constants::match_prev_avail;
+  }
+  result.text.append(rest, description.cend());
+  return result;
+}
+
+const Substitution* find_type(const std::vector<Substitution>& all, ScalarType type) {
+  for (const Substitution& s : all) {
+    if (s.placeholder.type == type) return &s;
+  }
+  return nullptr;
+}
+
+std::unique_ptr<faiss::Index> replace_ivf(faiss::IndexIVFScalarQuantizer& old,
+                                          const IndexOptions& options) {
+  auto ivf = std::make_unique<IndexIVFTurboQuant>(old.quantizer, static_cast<std::size_t>(old.d),
+                                                  old.nlist, options, old.metric_type);
+  ivf->own_fields = std::exchange(old.own_fields, false);
+  ivf->quantizer_trains_alone = old.quantizer_trains_alone;
+  ivf->cp = old.cp;
+  ivf->clustering_index = old.clustering_index;
+  if (old.invlists == nullptr) ivf->replace_invlists(nullptr);
+  return ivf;
+}
+
+// Replaces the placeholders in a tree. Takes the tree, returns what stands in its place.
+std::unique_ptr<faiss::Index> substitute(std::unique_ptr<faiss::Index> index,
+                                         const std::vector<Substitution>& all) {
+  for (faiss::Index** slot : children(index.get())) {
+    std::unique_ptr<faiss::Index> child(std::exchange(*slot, nullptr));
+    *slot = substitute(std::move(child), all).release();
+  }
+  if (auto* flat = dynamic_cast<faiss::IndexScalarQuantizer*>(index.get())) {
+    if (const auto* s = find_type(all, flat->sq.qtype)) {
+      return std::make_unique<IndexTurboQuant>(flat->d, s->options, flat->metric_type);
+    }
+  }
+  if (auto* ivf = dynamic_cast<faiss::IndexIVFScalarQuantizer*>(index.get())) {
+    if (const auto* s = find_type(all, ivf->sq.qtype)) {
+      index = replace_ivf(*ivf, s->options);
+    }
+  }
+  update_is_trained(index.get());
+  return index;
+}
+
+std::string with_names_of_user(std::string message, const std::vector<Substitution>& all) {
+  for (const Substitution& s : all) {
+    const std::string placeholder = s.placeholder.name;
+    for (auto at = message.find(placeholder); at != std::string::npos;
+         at = message.find(placeholder, at + s.name.size())) {
+      message.replace(at, placeholder.size(), s.name);
+    }
+  }
+  return message;
+}
+
+}  // namespace
+
+namespace glue {
+
+std::unique_ptr<faiss::Index> build(const std::string& description, const Factory& faiss_factory) {
+  const Rewritten rewritten = rewrite(description);
+  if (rewritten.substitutions.empty()) return faiss_factory(description);
+  std::unique_ptr<faiss::Index> index;
+  try {
+    index = faiss_factory(rewritten.text);
+  } catch (const faiss::FaissException& error) {
+    fail(with_names_of_user(error.msg, rewritten.substitutions));
+  }
+  return substitute(std::move(index), rewritten.substitutions);
+}
+
+}  // namespace glue
+}  // namespace turboquant

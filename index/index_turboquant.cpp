@@ -1,0 +1,192 @@
+#include "turboquant/index_turboquant.h"
+
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/DistanceComputer.h>
+#include <faiss/impl/IDSelector.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "index/checks.h"
+#include "index/safe_scorer.h"
+#include "index/selector_mask.h"
+#include "quantizer/scanner.h"
+
+namespace turboquant {
+namespace {
+
+/// The queries as the codes want them: as given, or a normalized copy.
+class PreparedQueries {
+ public:
+  PreparedQueries(const float* x, std::int64_t n, std::size_t d, bool normalize) : rows_(x) {
+    if (!normalize) return;
+    unit_.resize(static_cast<std::size_t>(n) * d);
+    normalize_rows(x, n, d, "query", unit_.data());
+    rows_ = unit_.data();
+  }
+  const float* rows() const { return rows_; }
+
+ private:
+  const float* rows_;
+  std::vector<float> unit_;
+};
+
+/// All rows of the index, or those that the selector of the parameters takes.
+class SelectedRows {
+ public:
+  SelectedRows(const IndexTurboQuant& index, const faiss::SearchParameters* params) {
+    rows_.codes = index.codes.data();
+    rows_.n = static_cast<std::size_t>(index.ntotal);
+    if (params == nullptr || params->sel == nullptr) return;
+    mask_ = selector_mask(*params->sel, rows_.n);
+    if (rows_.n > 0) rows_.mask = mask_.data();
+  }
+  const CodeRows& get() const { return rows_; }
+
+ private:
+  CodeRows rows_;
+  std::vector<std::uint64_t> mask_;
+};
+
+class CodeDistance : public faiss::FlatCodesDistanceComputer {
+ public:
+  explicit CodeDistance(const IndexTurboQuant& index)
+      : faiss::FlatCodesDistanceComputer(index.codes.data(), index.code_size),
+        scorer_(index.codec(), to_metric(index.metric_type)),
+        dimension_(index.codec().dimension()),
+        unit_(index.options().normalize ? dimension_ : 0) {}
+
+  void set_query(const float* x) override {
+    if (unit_.empty()) {
+      scorer_.set_query(x);
+      return;
+    }
+    try {
+      normalize_rows(x, 1, dimension_, "query", unit_.data());
+      scorer_.set_query(unit_.data());
+    } catch (const faiss::FaissException&) {
+      scorer_.set_query(x);
+    }
+  }
+
+  float distance_to_code(const std::uint8_t* code) override { return scorer_.score(code); }
+
+  float symmetric_dis(std::int64_t i, std::int64_t j) override {
+    return scorer_.symmetric(codes + static_cast<std::size_t>(i) * code_size,
+                             codes + static_cast<std::size_t>(j) * code_size);
+  }
+
+ private:
+  SafeScorer scorer_;
+  std::size_t dimension_;
+  std::vector<float> unit_;
+};
+
+}  // namespace
+
+IndexTurboQuant::IndexTurboQuant(int dimension, const IndexOptions& options,
+                                 faiss::MetricType metric)
+    : faiss::IndexFlatCodes(0, dimension, metric),
+      options_(options),
+      codec_(make_codec(dimension, options, metric)) {
+  code_size = codec_.code_size();
+  is_trained = true;
+}
+
+void IndexTurboQuant::train(std::int64_t, const float*) {}
+
+void IndexTurboQuant::encode_rows(std::int64_t n, const float* x, std::uint8_t* bytes) const {
+  if (!options_.normalize) {
+    translate_errors([&] { codec_.quantize(x, static_cast<std::size_t>(n), bytes); });
+    return;
+  }
+  const auto dimension = codec_.dimension();
+  constexpr std::int64_t kBlock = 16384;
+  std::vector<float> unit(static_cast<std::size_t>(std::min(n, kBlock)) * dimension);
+  for (std::int64_t i = 0; i < n; i += kBlock) {
+    const std::int64_t rows = std::min(kBlock, n - i);
+    normalize_rows(x + static_cast<std::size_t>(i) * dimension, rows, dimension, "vector",
+                   unit.data(), i);
+    codec_.quantize(unit.data(), static_cast<std::size_t>(rows),
+                    bytes + static_cast<std::size_t>(i) * code_size);
+  }
+}
+
+void IndexTurboQuant::add(std::int64_t n, const float* x) {
+  if (n < 0) fail("cannot add " + std::to_string(n) + " vectors");
+  if (n == 0) return;
+  const std::size_t used = static_cast<std::size_t>(ntotal) * code_size;
+  codes.resize(used + static_cast<std::size_t>(n) * code_size);
+  try {
+    encode_rows(n, x, codes.data() + used);
+  } catch (...) {
+    codes.resize(used);
+    throw;
+  }
+  ntotal += n;
+}
+
+void IndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, float* distances,
+                             std::int64_t* labels, const faiss::SearchParameters* params) const {
+  if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
+  if (k < 1) fail("k must be 1 or more, not " + std::to_string(k));
+  if (n == 0) return;
+  const PreparedQueries queries(x, n, codec_.dimension(), options_.normalize);
+  const SelectedRows rows(*this, params);
+  translate_errors([&] {
+    search_topk(codec_, to_metric(metric_type), queries.rows(), static_cast<std::size_t>(n),
+                rows.get(), static_cast<std::size_t>(k), distances, labels);
+  });
+}
+
+void IndexTurboQuant::range_search(std::int64_t n, const float* x, float radius,
+                                   faiss::RangeSearchResult* result,
+                                   const faiss::SearchParameters* params) const {
+  if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
+  if (result == nullptr || static_cast<std::int64_t>(result->nq) != n) {
+    fail("the range search result must be made for " + std::to_string(n) + " queries");
+  }
+  const PreparedQueries queries(x, n, codec_.dimension(), options_.normalize);
+  const SelectedRows rows(*this, params);
+  const auto hits = translate_errors([&] {
+    return search_range(codec_, to_metric(metric_type), queries.rows(), static_cast<std::size_t>(n),
+                        rows.get(), radius);
+  });
+  for (std::size_t i = 0; i < hits.size(); ++i) result->lims[i] = hits[i].size();
+  result->do_allocation();  // turns counts into offsets
+  for (std::size_t i = 0; i < hits.size(); ++i) {
+    std::size_t at = result->lims[i];
+    for (const RangeHit& hit : hits[i]) {
+      result->labels[at] = hit.id;
+      result->distances[at++] = hit.score;
+    }
+  }
+}
+
+void IndexTurboQuant::sa_encode(std::int64_t n, const float* x, std::uint8_t* bytes) const {
+  if (n < 0) fail("cannot encode " + std::to_string(n) + " vectors");
+  if (n > 0) encode_rows(n, x, bytes);
+}
+
+void IndexTurboQuant::sa_decode(std::int64_t n, const std::uint8_t* bytes, float* x) const {
+  if (n < 0) fail("cannot decode " + std::to_string(n) + " vectors");
+  if (n > 0) codec_.dequantize(bytes, static_cast<std::size_t>(n), x);
+}
+
+faiss::FlatCodesDistanceComputer* IndexTurboQuant::get_FlatCodesDistanceComputer() const {
+  return new CodeDistance(*this);
+}
+
+void IndexTurboQuant::check_compatible_for_merge(const faiss::Index& other) const {
+  const auto* same = dynamic_cast<const IndexTurboQuant*>(&other);
+  if (same == nullptr) fail("a TurboQuant index can only take over another one");
+  if (same == this) fail("cannot merge an index with itself");
+  if (same->d != d) {
+    fail("cannot merge an index of dimension " + std::to_string(same->d) + " into one of " +
+         std::to_string(d));
+  }
+  if (same->metric_type != metric_type) fail("cannot merge indexes with different metrics");
+  require_same_codes(options_, same->options_);
+}
+
+}  // namespace turboquant

@@ -1,0 +1,42 @@
+// A QueryScorer for FAISS's callbacks, which run in parallel regions that no exception may leave.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+
+#include "quantizer/scanner.h"
+
+namespace turboquant {
+
+/// After a query with NaN or infinity every score is the worst finite one.
+class SafeScorer {
+ public:
+  SafeScorer(const Quantizer& codec, Metric metric)
+      : scorer_(codec, metric),
+        worst_(metric == Metric::kL2 ? std::numeric_limits<float>::max()
+                                     : std::numeric_limits<float>::lowest()) {}
+
+  void set_query(const float* query) {
+    try {
+      scorer_.set_query(query);
+      valid_ = true;
+    } catch (const std::invalid_argument&) {
+      valid_ = false;
+    }
+  }
+
+  float score(const std::uint8_t* code) const { return valid_ ? scorer_.score(code) : worst_; }
+
+  float symmetric(const std::uint8_t* a, const std::uint8_t* b) const {
+    return scorer_.symmetric(a, b);
+  }
+
+ private:
+  QueryScorer scorer_;
+  float worst_;
+  bool valid_ = true;
+};
+
+}  // namespace turboquant
