@@ -58,7 +58,11 @@ class Builder {
     }
     add(checkpoint);
     progress_.begin("write", reader_->rows());
-    save_index(*index_, options_.output);
+    try {
+      save_index(*index_, options_.output);
+    } catch (const io::Interrupted&) {
+      stop(checkpoint, reader_->rows());
+    }
     progress_.update(reader_->rows());
     progress_.end();
     if (options_.resume) checkpoint.remove();
@@ -86,8 +90,8 @@ class Builder {
   }
 
   std::unique_ptr<faiss::Index> make_index() {
-    const auto metric = options_.metric == SearchMetric::kL2 ? faiss::METRIC_L2
-                                                             : faiss::METRIC_INNER_PRODUCT;
+    const auto metric =
+        options_.metric == SearchMetric::kL2 ? faiss::METRIC_L2 : faiss::METRIC_INNER_PRODUCT;
     const std::string factory =
         (options_.metric == SearchMetric::kCosine ? "L2norm," : "") + options_.factory;
     const int dimension = static_cast<int>(reader_->dimension());
@@ -106,9 +110,9 @@ class Builder {
     const std::uint64_t row_bytes = reader_->dimension() * sizeof(float);
     std::uint64_t bytes = kBatchBytes;
     if (options_.memory_limit > 0) bytes = std::min(bytes, options_.memory_limit / 8);
-    batch_ = options_.batch_rows > 0 ? options_.batch_rows
-                                     : static_cast<std::size_t>(std::max<std::uint64_t>(
-                                           1, bytes / row_bytes));
+    batch_ = options_.batch_rows > 0
+                 ? options_.batch_rows
+                 : static_cast<std::size_t>(std::max<std::uint64_t>(1, bytes / row_bytes));
     const std::uint64_t rows = std::max<std::uint64_t>(reader_->rows(), 1);
     if (needs_single_add(*index_)) batch_ = static_cast<std::size_t>(rows);
     batch_ = static_cast<std::size_t>(std::min<std::uint64_t>(batch_, rows));
@@ -181,8 +185,8 @@ class Builder {
 
   void train() {
     const std::size_t n = train_rows();
-    if (n == 0) throw io::DataError(reader_->name() + ": no rows to train '" + options_.factory +
-                                    "' on");
+    if (n == 0)
+      throw io::DataError(reader_->name() + ": no rows to train '" + options_.factory + "' on");
     progress_.begin("train", n);
     const std::vector<float> sample = read_sample(*reader_, n, kTrainSeed);
     io::check_interrupt();
@@ -213,7 +217,11 @@ class Builder {
       const bool due = options_.checkpoint_seconds <= 0 || seconds_since(saved) >= pause;
       if (options_.resume && due && done < rows) {
         const auto start = Clock::now();
-        checkpoint.save(*index_);
+        try {
+          checkpoint.save(*index_);
+        } catch (const io::Interrupted&) {
+          stop(checkpoint, done);
+        }
         saved = Clock::now();
         save_cost = seconds_since(start);
       }
@@ -230,7 +238,7 @@ class Builder {
     }
   }
 
-  // Called on a signal between two batches.
+  // Called on a signal, with whole batches in the index.
   [[noreturn]] void stop(const Checkpoint& checkpoint, std::uint64_t done) {
     const int signal = io::interrupt_signal();
     if (options_.resume) {

@@ -180,9 +180,8 @@ class CommandLine {
   }
 
   void add_info() {
-    CLI::App* sub = command("info", "what a file holds", [this] {
-      print_info(info_path_, common_.json, out_);
-    });
+    CLI::App* sub = command("info", "what a file holds",
+                            [this] { print_info(info_path_, common_.json, out_); });
     sub->add_option("file", info_path_, "an index or vectors")->required();
     sub->add_flag("--json", common_.json, "print JSON");
   }

@@ -120,8 +120,7 @@ std::optional<EstimateStatistics> estimate_statistics(faiss::Index& index, io::V
         if (!(xx > 0)) continue;
         const double length = std::sqrt(qq * xx);
         // The core of a normalising index has seen unit vectors.
-        const double estimate =
-            estimator(static_cast<std::int64_t>(rows[i]), cosine ? 2 : qq + xx);
+        const double estimate = estimator(static_cast<std::int64_t>(rows[i]), cosine ? 2 : qq + xx);
         pairs.push_back({product(query, row, d) / length, cosine ? estimate : estimate / length});
       }
     }

@@ -16,8 +16,8 @@ namespace turboquant::tools {
 
 /// Over pairs scaled to unit length: estimate = slope * truth + error.
 struct EstimateStatistics {
-  double slope = 0;              ///< 1 when unbiased
-  double variance_times_d = 0;   ///< mean square of the error, times the dimension
+  double slope = 0;             ///< 1 when unbiased
+  double variance_times_d = 0;  ///< mean square of the error, times the dimension
   std::size_t pairs = 0;
   std::string method;  ///< "distance_computer" (as searches do) or "reconstruct"
 };

@@ -50,8 +50,8 @@ class Evaluation {
     index_ = load_index(options.index);
     require_dimension(*reader_, *index_);
     set_search_parameters(*index_, options.parameters);
-    nq_ = static_cast<std::size_t>(std::min(options.limit.value_or(reader_->rows()),
-                                            reader_->rows()));
+    nq_ = static_cast<std::size_t>(
+        std::min(options.limit.value_or(reader_->rows()), reader_->rows()));
     if (nq_ == 0) throw io::DataError(reader_->name() + ": no queries");
     queries_.resize(nq_ * reader_->dimension());
     io::read_finite(*reader_, 0, nq_, queries_.data());
@@ -103,8 +103,8 @@ class Evaluation {
 
   void load_truth() {
     if (options_.ground_truth.empty()) {
-      const Neighbors exact = exact_search(*base_, queries_.data(), nq_, options_.k,
-                                           report_.metric, progress_);
+      const Neighbors exact =
+          exact_search(*base_, queries_.data(), nq_, options_.k, report_.metric, progress_);
       truth_ = exact.ids;
       truth_k_ = options_.k;
       for (std::int64_t& id : truth_) {
@@ -112,14 +112,12 @@ class Evaluation {
       }
       return;
     }
-    const auto file =
-        io::open_vectors(options_.ground_truth, std::nullopt, io::kNeighborsDataset);
+    const auto file = io::open_vectors(options_.ground_truth, std::nullopt, io::kNeighborsDataset);
     truth_k_ = file->dimension();
     if (truth_k_ < options_.k || file->rows() < nq_) {
-      throw io::DataError(file->name() + ": holds " + std::to_string(truth_k_) +
-                          " neighbours of " + std::to_string(file->rows()) + " queries; " +
-                          std::to_string(options_.k) + " of " + std::to_string(nq_) +
-                          " are needed");
+      throw io::DataError(file->name() + ": holds " + std::to_string(truth_k_) + " neighbours of " +
+                          std::to_string(file->rows()) + " queries; " + std::to_string(options_.k) +
+                          " of " + std::to_string(nq_) + " are needed");
     }
     truth_.resize(nq_ * truth_k_);
     file->read_integers(0, nq_, truth_.data());
@@ -190,8 +188,9 @@ void count_recall(const std::vector<std::int64_t>& truth, std::size_t truth_k,
     std::size_t wanted = 0;
     for (std::size_t q = 0; q < nq; ++q) {
       const std::int64_t* t = truth.data() + q * truth_k;
-      const std::set<std::int64_t> first(found.begin() + static_cast<std::ptrdiff_t>(q * k),
-                                         found.begin() + static_cast<std::ptrdiff_t>(q * k + depth));
+      const std::set<std::int64_t> first(
+          found.begin() + static_cast<std::ptrdiff_t>(q * k),
+          found.begin() + static_cast<std::ptrdiff_t>(q * k + depth));
       nearest += t[0] >= 0 && first.count(t[0]) > 0;
       for (std::size_t i = 0; i < depth; ++i) {
         wanted += t[i] >= 0;  // -1: the base has fewer rows than that

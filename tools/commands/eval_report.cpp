@@ -36,10 +36,10 @@ double file_bytes_per_vector(const EvalReport& report) {
 
 void print_report(const EvalReport& report, std::ostream& out) {
   Lines lines(out);
-  lines.text("index", report.index + " (" + report.description + ", " +
-                          metric_name(report.metric) + ")");
-  lines.text("vectors", std::to_string(report.vectors) + " of dimension " +
-                            std::to_string(report.dimension));
+  lines.text("index",
+             report.index + " (" + report.description + ", " + metric_name(report.metric) + ")");
+  lines.text("vectors",
+             std::to_string(report.vectors) + " of dimension " + std::to_string(report.dimension));
   lines.text("queries", std::to_string(report.queries) + ", k = " + std::to_string(report.k) +
                             ", " + std::to_string(report.threads) + " threads");
   for (const auto& [rank, share] : report.recall_at) {
@@ -59,9 +59,9 @@ void print_report(const EvalReport& report, std::ostream& out) {
                "(" + format_size(report.file_bytes) + " in all)");
   if (!report.estimate) return;
   lines.number("estimate, slope", report.estimate->slope, 4);
-  lines.number("estimate, variance*d", report.estimate->variance_times_d, 5,
-               "(" + std::to_string(report.estimate->pairs) + " pairs, " +
-                   report.estimate->method + ")");
+  lines.number(
+      "estimate, variance*d", report.estimate->variance_times_d, 5,
+      "(" + std::to_string(report.estimate->pairs) + " pairs, " + report.estimate->method + ")");
 }
 
 void print_report_json(const EvalReport& report, std::ostream& out) {

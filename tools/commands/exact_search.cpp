@@ -153,8 +153,8 @@ Neighbors collect(const Measure& measure, std::vector<TopK>& best, std::size_t k
 
 }  // namespace
 
-Neighbors exact_search(io::VectorReader& base, const float* queries, std::size_t nq,
-                       std::size_t k, SearchMetric metric, Progress& progress) {
+Neighbors exact_search(io::VectorReader& base, const float* queries, std::size_t nq, std::size_t k,
+                       SearchMetric metric, Progress& progress) {
   const std::size_t d = base.dimension();
   const Measure measure{metric, d};
   const std::vector<double> query_norms = norms_of(queries, nq, d);

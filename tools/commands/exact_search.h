@@ -23,7 +23,7 @@ struct Neighbors {
 /// computed in double, so the result depends on nothing but the data; equal scores are ordered by
 /// row. A zero vector has cosine 0. The base is streamed; memory is about 16 bytes * nq * k and
 /// two blocks. Throws io::DataError for NaN and infinity, io::Interrupted.
-Neighbors exact_search(io::VectorReader& base, const float* queries, std::size_t nq,
-                       std::size_t k, SearchMetric metric, Progress& progress);
+Neighbors exact_search(io::VectorReader& base, const float* queries, std::size_t nq, std::size_t k,
+                       SearchMetric metric, Progress& progress);
 
 }  // namespace turboquant::tools

@@ -33,8 +33,7 @@ std::size_t write_ground_truth(const GroundTruthOptions& options, Progress& prog
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(chunk, nq - first));
     std::vector<float> x(n * d);
     io::read_finite(*queries, first, n, x.data());
-    const Neighbors found =
-        exact_search(*base, x.data(), n, options.k, options.metric, progress);
+    const Neighbors found = exact_search(*base, x.data(), n, options.k, options.metric, progress);
     files.append(found.ids.data(), found.scores.data(), n);
     first += n;
   }

@@ -47,8 +47,7 @@ void save_index(const faiss::Index& index, const std::string& path) {
 std::unique_ptr<faiss::Index> make_index(int dimension, const std::string& factory,
                                          faiss::MetricType metric) {
   try {
-    return std::unique_ptr<faiss::Index>(
-        faiss::index_factory(dimension, factory.c_str(), metric));
+    return std::unique_ptr<faiss::Index>(faiss::index_factory(dimension, factory.c_str(), metric));
   } catch (const faiss::FaissException& error) {
     throw io::UsageError("factory string '" + factory + "': " + error.what());
   }

@@ -6,6 +6,8 @@
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFFlat.h>
+#include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexNNDescent.h>
 #include <faiss/IndexNSG.h>
 #include <faiss/IndexPQ.h>
@@ -17,6 +19,10 @@
 #include <cstdlib>
 #include <memory>
 #include <typeinfo>
+
+#include "tools/io/errors.h"
+#include "turboquant/index_ivf_turboquant.h"
+#include "turboquant/index_turboquant.h"
 
 namespace turboquant::tools {
 namespace {
@@ -64,23 +70,33 @@ std::string describe_sq(const faiss::ScalarQuantizer& sq) {
   }
 }
 
+std::string describe_pq(const faiss::ProductQuantizer& pq) {
+  return "PQ" + std::to_string(pq.M) + "x" + std::to_string(pq.nbits);
+}
+
+std::string describe_ivf(faiss::IndexIVF& ivf) {
+  const std::string coarse = describe(*ivf.quantizer);
+  const std::string lists =
+      "IVF" + std::to_string(ivf.nlist) + (coarse == "Flat" ? "" : "(" + coarse + ")") + ",";
+  if (auto* tq = as<IndexIVFTurboQuant>(&ivf)) return lists + index_name(tq->options());
+  if (as<faiss::IndexIVFFlat>(&ivf)) return lists + "Flat";
+  if (auto* sq = as<faiss::IndexIVFScalarQuantizer>(&ivf)) return lists + describe_sq(sq->sq);
+  if (auto* pq = as<faiss::IndexIVFPQ>(&ivf)) return lists + describe_pq(pq->pq);
+  return lists + class_name(typeid(ivf));
+}
+
 std::string describe_core(faiss::Index& core) {
+  if (auto* tq = as<IndexTurboQuant>(&core)) return index_name(tq->options());
   if (as<faiss::IndexFlat>(&core)) return "Flat";
   if (auto* sq = as<faiss::IndexScalarQuantizer>(&core)) return describe_sq(sq->sq);
-  if (auto* pq = as<faiss::IndexPQ>(&core)) {
-    return "PQ" + std::to_string(pq->pq.M) + "x" + std::to_string(pq->pq.nbits);
-  }
+  if (auto* pq = as<faiss::IndexPQ>(&core)) return describe_pq(pq->pq);
   if (auto* hnsw = as<faiss::IndexHNSW>(&core)) {
-    return "HNSW" + std::to_string(hnsw->hnsw.nb_neighbors(0) / 2) + "," +
-           describe(*hnsw->storage);
+    return "HNSW" + std::to_string(hnsw->hnsw.nb_neighbors(0) / 2) + "," + describe(*hnsw->storage);
   }
   if (auto* nsg = as<faiss::IndexNSG>(&core)) {
     return "NSG" + std::to_string(nsg->nsg.R) + "," + describe(*nsg->storage);
   }
-  if (auto* ivf = as<faiss::IndexIVF>(&core)) {
-    return "IVF" + std::to_string(ivf->nlist) + "(" + describe(*ivf->quantizer) + ")," +
-           class_name(typeid(core)) + ", " + std::to_string(ivf->code_size) + "-byte codes";
-  }
+  if (auto* ivf = as<faiss::IndexIVF>(&core)) return describe_ivf(*ivf);
   return class_name(typeid(core));
 }
 
@@ -113,12 +129,18 @@ IndexParts parts_of(faiss::Index& index) {
 }
 
 SearchMetric metric_of(faiss::Index& index) {
-  if (index.metric_type == faiss::METRIC_L2) return SearchMetric::kL2;
+  if (index.metric_type != faiss::METRIC_L2 && index.metric_type != faiss::METRIC_INNER_PRODUCT) {
+    throw io::UsageError("the index has FAISS's metric " + std::to_string(index.metric_type) +
+                         "; known are inner product and L2");
+  }
   const IndexParts parts = parts_of(index);
+  const auto* flat = as<IndexTurboQuant>(parts.core);
   const bool normalises =
-      !parts.transforms.empty() &&
-      dynamic_cast<const faiss::NormalizationTransform*>(parts.transforms.front()) != nullptr;
-  return normalises ? SearchMetric::kCosine : SearchMetric::kInnerProduct;
+      (flat && flat->options().normalize) ||
+      (!parts.transforms.empty() &&
+       dynamic_cast<const faiss::NormalizationTransform*>(parts.transforms.front()));
+  if (normalises) return SearchMetric::kCosine;
+  return index.metric_type == faiss::METRIC_L2 ? SearchMetric::kL2 : SearchMetric::kInnerProduct;
 }
 
 std::string describe(faiss::Index& index) {

@@ -25,7 +25,8 @@ struct IndexParts {
 
 IndexParts parts_of(faiss::Index& index);
 
-/// Cosine when the first transform normalises and the measure is the inner product.
+/// Cosine when the vectors are normalised first, by a transform or by the index; distances between
+/// unit vectors order them as cosines do. Throws io::UsageError for FAISS's other metrics.
 SearchMetric metric_of(faiss::Index& index);
 
 /// Close to the factory string that makes such an index, e.g. "IDMap,PCA32,SQ8".

@@ -31,12 +31,20 @@ nlohmann::ordered_json describe_vectors(const std::string& path) {
           {"dimension", reader->dimension()}};
 }
 
+std::string metric_text(faiss::Index& index) {
+  try {
+    return metric_name(metric_of(index));
+  } catch (const io::UsageError&) {
+    return "FAISS metric " + std::to_string(index.metric_type);
+  }
+}
+
 nlohmann::ordered_json describe_index(const std::string& path) {
   const auto index = load_index(path);
   nlohmann::ordered_json json = {{"file", path},
                                  {"kind", "index"},
                                  {"description", describe(*index)},
-                                 {"metric", metric_name(metric_of(*index))},
+                                 {"metric", metric_text(*index)},
                                  {"vectors", index->ntotal},
                                  {"dimension", index->d},
                                  {"trained", index->is_trained},

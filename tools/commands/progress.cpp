@@ -47,7 +47,8 @@ void Progress::end() { report(true); }
 void Progress::note(const std::string& message) {
   if (mode_ == ProgressMode::kBar) *out_ << message << std::endl;
   if (mode_ == ProgressMode::kJson) {
-    *out_ << nlohmann::json({{"event", "note"}, {"message", message}}).dump() << std::endl;
+    const nlohmann::ordered_json line = {{"event", "note"}, {"message", message}};
+    *out_ << line.dump() << std::endl;
   }
 }
 
@@ -58,19 +59,18 @@ void Progress::report(bool last) {
   const double rate = elapsed > 0 ? fresh / elapsed : 0;
   const double left = rate > 0 ? static_cast<double>(total_ - std::min(done_, total_)) / rate : 0;
   if (mode_ == ProgressMode::kJson) {
-    nlohmann::json line = {{"event", last ? "done" : "progress"},
-                           {"phase", phase_},
-                           {"done", done_},
-                           {"total", total_},
-                           {"elapsed_seconds", elapsed},
-                           {"rows_per_second", rate}};
+    nlohmann::ordered_json line = {{"event", last ? "done" : "progress"},
+                                   {"phase", phase_},
+                                   {"done", done_},
+                                   {"total", total_},
+                                   {"elapsed_seconds", elapsed},
+                                   {"rows_per_second", rate}};
     line["eta_seconds"] = rate > 0 ? nlohmann::json(left) : nlohmann::json(nullptr);
     *out_ << line.dump() << std::endl;
     return;
   }
   constexpr int kWidth = 30;
-  const double share =
-      total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 1.0;
+  const double share = total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 1.0;
   const int filled = static_cast<int>(std::min(share, 1.0) * kWidth);
   std::array<char, 200> text{};
   std::snprintf(text.data(), text.size(), "\r%-8s [%s%s] %3.0f%%  %llu/%llu  %.0f rows/s  %s %s  ",

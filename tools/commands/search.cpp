@@ -68,9 +68,8 @@ void set_search_parameters(faiss::Index& index, const std::string& parameters) {
 
 void require_dimension(const io::VectorReader& queries, const faiss::Index& index) {
   if (queries.dimension() == static_cast<std::size_t>(index.d)) return;
-  throw io::DataError(queries.name() + ": its dimension is " +
-                      std::to_string(queries.dimension()) + ", that of the index is " +
-                      std::to_string(index.d));
+  throw io::DataError(queries.name() + ": its dimension is " + std::to_string(queries.dimension()) +
+                      ", that of the index is " + std::to_string(index.d));
 }
 
 SearchReport search_index(const SearchOptions& options, std::ostream& out, Progress& progress) {
@@ -93,8 +92,7 @@ SearchReport search_index(const SearchOptions& options, std::ostream& out, Progr
   progress.begin("search", report.queries);
   for (std::uint64_t done = 0; done < report.queries;) {
     io::check_interrupt();
-    const auto n =
-        static_cast<std::size_t>(std::min<std::uint64_t>(kBatch, report.queries - done));
+    const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(kBatch, report.queries - done));
     io::read_finite(*queries, done, n, x.data());
     const auto start = std::chrono::steady_clock::now();
     index->search(static_cast<std::int64_t>(n), x.data(), static_cast<std::int64_t>(options.k),

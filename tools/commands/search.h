@@ -19,10 +19,10 @@ struct SearchOptions {
   std::string queries;
   std::optional<io::Format> format;
   std::size_t k = 10;
-  std::string output;      ///< ids: .ibin, .ivecs or .npy; empty: not written
-  std::string distances;   ///< scores: .fbin, .fvecs or .npy; empty: not written
-  std::string text;        ///< line i describes row i of the base
-  std::string query_text;  ///< line i describes query i
+  std::string output;                  ///< ids: .ibin, .ivecs or .npy; empty: not written
+  std::string distances;               ///< scores: .fbin, .fvecs or .npy; empty: not written
+  std::string text;                    ///< line i describes row i of the base
+  std::string query_text;              ///< line i describes query i
   std::optional<std::uint64_t> limit;  ///< only the first so many queries
   std::string parameters;  ///< of the search, as FAISS's ParameterSpace takes them: "nprobe=16"
 };

@@ -39,8 +39,8 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   const std::size_t slash = path.find_last_of('/');
   const std::size_t name = slash == std::string::npos ? 0 : slash + 1;
   if (name == path.size()) throw IoError(path + ": names no file");
-  temporary_ = path.substr(0, name) + "." + path.substr(name) + "." + std::to_string(::getpid()) +
-               ".tmp";
+  temporary_ =
+      path.substr(0, name) + "." + path.substr(name) + "." + std::to_string(::getpid()) + ".tmp";
   guard_ = std::make_unique<TemporaryGuard>(temporary_);
   ::unlink(temporary_.c_str());  // left by a killed process that had our number
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);

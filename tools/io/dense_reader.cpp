@@ -63,8 +63,8 @@ class PackedReader final : public VectorReader {
 // Each row behind its own dimension.
 class VecsReader final : public VectorReader {
  public:
-  VecsReader(std::unique_ptr<ByteSource> source, Format format, Element element,
-             std::uint64_t rows, std::uint64_t dimension)
+  VecsReader(std::unique_ptr<ByteSource> source, Format format, Element element, std::uint64_t rows,
+             std::uint64_t dimension)
       : VectorReader(source->name(), format), source_(std::move(source)) {
     set_shape(element, rows, dimension);
   }
@@ -105,8 +105,8 @@ class VecsReader final : public VectorReader {
 
 std::unique_ptr<VectorReader> open_npy(std::unique_ptr<ByteSource> source) {
   const NpyHeader header = read_npy_header(*source);
-  const std::uint64_t bytes = payload_bytes(source->name(), header.rows, header.dimension,
-                                            element_size(header.element));
+  const std::uint64_t bytes =
+      payload_bytes(source->name(), header.rows, header.dimension, element_size(header.element));
   require_payload(*source, header.header_bytes, header.rows, header.dimension, bytes);
   return std::make_unique<PackedReader>(std::move(source), Format::kNpy, header.element,
                                         header.header_bytes, header.rows, header.dimension);
@@ -137,12 +137,11 @@ std::unique_ptr<VectorReader> open_bin(std::unique_ptr<ByteSource> source, Forma
   std::array<std::uint32_t, 2> shape{};
   source->read_at(0, sizeof shape, shape.data(), "the header of 8 bytes");
   const auto [rows, dimension] = shape;
-  const std::uint64_t bytes =
-      payload_bytes(source->name(), rows, dimension, element_size(element));
+  const std::uint64_t bytes = payload_bytes(source->name(), rows, dimension, element_size(element));
   // Ground truth in the manner of the big-ann benchmarks has distances behind the ids.
-  const bool with_distances =
-      format == Format::kIbin && bytes > 0 && (source->size() - sizeof shape) / 2 == bytes &&
-      (source->size() - sizeof shape) % 2 == 0;
+  const bool with_distances = format == Format::kIbin && bytes > 0 &&
+                              (source->size() - sizeof shape) / 2 == bytes &&
+                              (source->size() - sizeof shape) % 2 == 0;
   if (!with_distances) require_payload(*source, sizeof shape, rows, dimension, bytes);
   return std::make_unique<PackedReader>(std::move(source), format, element, sizeof shape, rows,
                                         dimension);

@@ -169,8 +169,8 @@ void to_floats(Element element, const void* in, std::size_t n, float* out) {
 }
 
 std::size_t to_integers(Element element, const void* in, std::size_t n, std::int64_t* out) {
-  return with_integer(
-      element, [&](auto type) { return convert_to_integers<decltype(type)>(in, n, out); });
+  return with_integer(element,
+                      [&](auto type) { return convert_to_integers<decltype(type)>(in, n, out); });
 }
 
 void from_floats(Element element, const float* in, std::size_t n, void* out) {
@@ -188,8 +188,8 @@ void from_floats(Element element, const float* in, std::size_t n, void* out) {
 }
 
 std::size_t from_integers(Element element, const std::int64_t* in, std::size_t n, void* out) {
-  return with_integer(
-      element, [&](auto type) { return convert_from_integers<decltype(type)>(in, n, out); });
+  return with_integer(element,
+                      [&](auto type) { return convert_from_integers<decltype(type)>(in, n, out); });
 }
 
 }  // namespace turboquant::io

@@ -108,8 +108,7 @@ void VectorReader::read_integers(std::uint64_t first, std::size_t n, std::int64_
   if (n == 0) return;
   read_converted(first, n, [&](std::size_t done, std::size_t rows) {
     const std::size_t count = rows * dimension_;
-    const std::size_t bad =
-        to_integers(element_, scratch_.data(), count, x + done * dimension_);
+    const std::size_t bad = to_integers(element_, scratch_.data(), count, x + done * dimension_);
     if (bad < count) {
       throw DataError(name_ + ": row " + std::to_string(first + done + bad / dimension_) +
                       ": an integer above 2^63 - 1");
@@ -156,7 +155,8 @@ void require_finite(const std::string& name, std::uint64_t first, std::size_t n,
     bool finite = true;  // no early exit, so that the loop vectorizes
     for (std::size_t j = 0; j < dimension; ++j) finite &= std::fabs(row[j]) <= kLargest;
     if (finite) continue;
-    const float* bad = std::find_if(row, row + dimension, [](float v) { return !std::isfinite(v); });
+    const float* bad =
+        std::find_if(row, row + dimension, [](float v) { return !std::isfinite(v); });
     throw DataError(name + ": row " + std::to_string(first + i) + ": value " +
                     std::to_string(bad - row) +
                     (std::isnan(*bad) ? " is NaN" : " is infinite or too large for float32"));
