@@ -118,6 +118,7 @@ TEST_F(Program, ResumeAfterKillGivesTheSameBytes) {
     EXPECT_NE(out().find("resumed after row"), std::string::npos) << out();
     EXPECT_EQ(testing::read_bytes(path("parts")), testing::read_bytes(path("whole"))) << factory;
     EXPECT_FALSE(std::filesystem::exists(path("parts.partial")));
+    std::filesystem::remove(path("parts"));
   }
 }
 
