@@ -142,6 +142,7 @@ TEST_F(Build, IdsOfYourOwn) {
     index->search(1, query.data(), 1, &score, &id);
     EXPECT_GE(id, 1'000'000'000'000) << factory;
   }
+  EXPECT_FAILS(eval("x.tqi"), io::UsageError, "--ids");
   BuildOptions build = options("TQ3");
   testing::write_bytes(path("few.txt"), "1\n2\n");
   build.ids = path("few.txt");
