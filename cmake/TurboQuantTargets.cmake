@@ -15,7 +15,8 @@ function(tq_add_library name)
 endfunction()
 
 # tq_add_test(<name> SOURCES ... DEPENDS ... [LABELS ...]): GoogleTest program, one ctest entry
-# per program. Tests may include internal headers.
+# per program. Tests may include internal headers. Waiting threads sleep instead of spinning, since
+# tests share the machine.
 function(tq_add_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS;LABELS;ENVIRONMENT" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -27,5 +28,5 @@ function(tq_add_test name)
     set(ARG_TIMEOUT 600)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
-                                          ENVIRONMENT "${ARG_ENVIRONMENT}")
+                                          ENVIRONMENT "OMP_WAIT_POLICY=PASSIVE;${ARG_ENVIRONMENT}")
 endfunction()

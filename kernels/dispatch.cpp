@@ -3,6 +3,10 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(TQ_HAVE_NEON)
+#include <sys/auxv.h>
+#endif
+
 #include "kernels/backends.h"
 
 namespace turboquant::kernels {
@@ -15,6 +19,10 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
+#endif
+
+#if defined(TQ_HAVE_NEON)
+bool has_dot_product() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 #endif
 
 struct Backends {
@@ -35,7 +43,7 @@ struct Backends {
     if (has_avx2()) add(avx2::kTable);
 #endif
 #if defined(TQ_HAVE_NEON)
-    add(neon::kTable);
+    if (has_dot_product()) add(neon::kTable);
 #endif
     add(scalar::kTable);
   }

@@ -11,10 +11,13 @@ using kernels::kLane;
 
 constexpr std::size_t kRowBytes = 32768;  // decoded rows that stay in the first-level cache
 constexpr std::size_t kMostRows = 256;    // rows of a block
+constexpr std::size_t kCodeBytes = 24576;  // codes of a block that few queries read in turn
 constexpr std::size_t kGroups = 4;        // query groups of a tile
 
-// A block of rows picked out of a range by the mask: their numbers and factors.
+// A block of rows, contiguous or picked by the mask, and their factors.
 struct RowBlock {
+  std::size_t first = 0;        // number of the first row
+  bool contiguous = true;       // else ids says which rows
   std::uint32_t ids[kMostRows];
   float scale[kMostRows];
   float residual[kMostRows];
@@ -43,7 +46,7 @@ class Scan {
     term_.assign(cutoff_.size(), 0);
     for (std::size_t q = first_query; q < last_query; ++q) update_cutoff(q);
 
-    std::size_t most = kMostRows;
+    std::size_t most = std::clamp(kCodeBytes / size_, std::size_t{16}, kMostRows);
     if (!few) {
       most = std::clamp(kRowBytes / impl_.padded / kLane * kLane, 2 * kLane, kMostRows);
       const std::size_t tile = most * impl_.padded;
@@ -68,13 +71,13 @@ class Scan {
  private:
   // Collects up to `most` rows from `row` on; returns where to go on.
   std::size_t next_block(std::size_t row, std::size_t end, std::size_t most) {
-    block_.n = 0;
-    contiguous_ = rows_.mask == nullptr;
-    if (contiguous_) {
-      const std::size_t count = std::min(most, end - row);
-      for (std::size_t j = 0; j < count; ++j) take(row + j);
-      return row + count;
+    block_.first = row;
+    block_.contiguous = rows_.mask == nullptr;
+    if (block_.contiguous) {
+      block_.n = std::min(most, end - row);
+      return row + block_.n;
     }
+    block_.n = 0;
     while (row < end && block_.n < most) {
       const std::uint64_t word = rows_.mask[row / 64] >> (row % 64);
       if (word == 0) {
@@ -82,20 +85,23 @@ class Scan {
         continue;
       }
       row += static_cast<std::size_t>(__builtin_ctzll(word));
-      if (row < end) take(row++);
+      if (row < end) block_.ids[block_.n++] = static_cast<std::uint32_t>(row++);
     }
     return row;
   }
 
-  void take(std::size_t row) {
-    const std::uint8_t* code = rows_.codes + row * size_;
-    const std::size_t j = block_.n++;
-    block_.ids[j] = static_cast<std::uint32_t>(row);
-    block_.scale[j] = impl_.scale(code);
-    if (impl_.two_parts()) block_.residual[j] = impl_.residual_scale(code);
-    if (l2_) {
-      block_.norm[j] = impl_.norm_squared(code);
-      block_.term[j] = block_.norm[j] * 0.999999f;
+  std::size_t id(std::size_t j) const { return block_.contiguous ? block_.first + j : block_.ids[j]; }
+
+  // Reads the factors; called once the codes have brought the rows into the cache.
+  void load_factors() {
+    for (std::size_t j = 0; j < block_.n; ++j) {
+      const std::uint8_t* row = rows_.codes + id(j) * size_;
+      block_.scale[j] = impl_.scale(row);
+      if (impl_.two_parts()) block_.residual[j] = impl_.residual_scale(row);
+      if (l2_) {
+        block_.norm[j] = impl_.norm_squared(row);
+        block_.term[j] = block_.norm[j] * 0.999999f;
+      }
     }
   }
 
@@ -106,14 +112,15 @@ class Scan {
 
   void offer(std::size_t q, std::size_t j, float product) {
     const float score = queries_.score(q, product, l2_ ? block_.norm[j] : 0);
-    if (sink_.offer(q, score, block_.ids[j])) update_cutoff(q);
+    if (sink_.offer(q, score, static_cast<std::uint32_t>(id(j)))) update_cutoff(q);
   }
 
   void one_query(std::size_t q) {
     const auto& prepared = queries_.prepared();
-    const std::uint8_t* base = contiguous_ ? rows_.codes + block_.ids[0] * size_ : rows_.codes;
-    const std::uint32_t* chosen = contiguous_ ? nullptr : block_.ids;
+    const std::uint8_t* base = rows_.codes + (block_.contiguous ? block_.first * size_ : 0);
+    const std::uint32_t* chosen = block_.contiguous ? nullptr : block_.ids;
     if (impl_.two_parts()) {
+      load_factors();
       float products[kMostRows];
       prepared.products(q, base, chosen, block_.n, products);
       for (std::size_t j = 0; j < block_.n; ++j) offer(q, j, products[j]);
@@ -121,6 +128,7 @@ class Scan {
     }
     impl_.kernels.dot_rows(base, size_, chosen, block_.n, impl_.options.dimension, impl_.levels,
                            prepared.levels.view(q, impl_.padded), dots_.data());
+    if (q == first_query_) load_factors();
     const std::size_t at = q - first_query_;
     const std::size_t n =
         impl_.kernels.select_rows(dots_.data(), block_.n, block_.scale, l2_ ? block_.term : nullptr,
@@ -138,7 +146,7 @@ class Scan {
       operand[code] = static_cast<std::int8_t>(level);
     }
     for (std::size_t j = 0; j < block_.n; ++j) {
-      impl_.kernels.decode(rows_.codes + block_.ids[j] * size_, impl_.options.dimension,
+      impl_.kernels.decode(rows_.codes + id(j) * size_, impl_.options.dimension,
                            impl_.options.bits, operand, out.data() + j * impl_.padded);
     }
   }
@@ -146,6 +154,7 @@ class Scan {
   void tiles(std::size_t first_group, std::size_t last_group) {
     decode(impl_.levels, decoded_);
     if (impl_.two_parts()) decode(impl_.signs, decoded_signs_);
+    load_factors();
     const std::size_t n_rows = kernels::round_up(block_.n, kLane);
     for (std::size_t g = first_group; g < last_group; g += kGroups) {
       const std::size_t groups = std::min(kGroups, last_group - g);
@@ -203,7 +212,6 @@ class Scan {
   ScanSink& sink_;
   const std::size_t size_;
   const bool l2_;
-  bool contiguous_ = true;
   std::size_t first_query_ = 0;
   RowBlock block_;
   AlignedVector<std::int8_t> decoded_, decoded_signs_;

@@ -40,7 +40,7 @@ class TopK {
  public:
   explicit TopK(std::size_t k) : k_(k), capacity_(k + std::max<std::size_t>(k, 32)) {}
 
-  /// Candidates at or above this key cannot be among the k best; the largest key until k are held.
+  /// Candidates at or above this key cannot be among the k best; the largest key until a first cut.
   std::uint64_t limit() const { return limit_; }
   bool limited() const { return limit_ != kNoLimit; }
 
@@ -56,7 +56,7 @@ class TopK {
 
   /// The candidates, best first.
   const std::vector<std::uint64_t>& sorted() {
-    if (keys_.size() > k_) cut();
+    if (keys_.size() > k_) cut_exactly();
     std::sort(keys_.begin(), keys_.end());
     return keys_;
   }
@@ -64,11 +64,34 @@ class TopK {
  private:
   static constexpr std::uint64_t kNoLimit = std::numeric_limits<std::uint64_t>::max();
 
+  // Drops most of what is past the k best. Which of them stays is decided by a pivot from a small
+  // sample: any key that k candidates do not exceed is a valid limit, and one branch-free pass is
+  // several times cheaper than exact selection.
   void cut() {
     if (k_ == 0) {
       keys_.clear();
       return;
     }
+    constexpr std::size_t kSample = 16;
+    std::uint64_t sample[kSample];
+    const std::size_t step = keys_.size() / kSample;
+    for (std::size_t i = 0; i < kSample; ++i) sample[i] = keys_[i * step];
+    std::sort(sample, sample + kSample);
+    const std::size_t rank = k_ * kSample / keys_.size() + 2;
+    const std::uint64_t pivot = sample[std::min(rank, kSample - 1)];
+    std::size_t kept = 0;
+    for (const std::uint64_t key : keys_) kept += key <= pivot ? 1 : 0;
+    if (kept < k_ || kept > keys_.size() - k_ / 4) return cut_exactly();
+    kept = 0;
+    for (const std::uint64_t key : keys_) {
+      keys_[kept] = key;
+      kept += key <= pivot ? 1 : 0;
+    }
+    keys_.resize(kept);
+    limit_ = pivot + 1;
+  }
+
+  void cut_exactly() {
     const auto last = keys_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
     std::nth_element(keys_.begin(), last, keys_.end());
     limit_ = *last;

@@ -88,7 +88,8 @@ bool enable() {
   unsigned long features = 0;
   unsigned eax = 7, ebx, ecx = 0, edx;
   __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-  const bool has_tiles = (edx >> 24 & 1) != 0 && (edx >> 25 & 1) != 0;  // AMX-TILE, AMX-INT8
+  const bool has_tiles = (edx >> 24 & 1) != 0 && (edx >> 25 & 1) != 0 &&  // AMX-TILE, AMX-INT8
+                         (ecx >> 1 & 1) != 0;  // AVX512-VBMI, which this folder is compiled with
   return has_tiles && syscall(SYS_arch_prctl, kGetSupported, &features) == 0 &&
          (features >> kTileData & 1) != 0 &&
          syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;

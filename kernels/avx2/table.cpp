@@ -164,40 +164,49 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
   }
 }
 
-// 4 rows x 16 queries in eight accumulators; Sums pair sums are added in int16 before they are
-// widened, as many as fit for the levels of the bit width (docs/code_format.md).
-template <int Sums>
+inline __m256i broadcast_four(const std::int8_t* levels) {
+  std::int32_t four;
+  std::memcpy(&four, levels, 4);
+  return _mm256_set1_epi32(four);
+}
+
+// Rows x 16 queries. Sums pair sums are added in int16 before they are widened, as many as fit for
+// the levels of the bit width (docs/code_format.md); the more there are, the fewer rows leave
+// registers for them.
+template <int Rows, int Sums>
 void dot_tile_sums(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
                    const std::int8_t* group, const std::int32_t* bias, std::int32_t* dots) {
   const __m256i ones = _mm256_set1_epi16(1);
-  for (std::size_t r = 0; r < n_rows; r += 4) {
+  for (std::size_t r = 0; r < n_rows; r += Rows) {
     const std::int8_t* row = rows + r * d_padded;
-    __m256i acc[4][2];
+    __m256i acc[Rows][2];
     for (auto& a : acc) {
       a[0] = load256(bias);
       a[1] = load256(bias + 8);
     }
     for (std::size_t i = 0; i < d_padded; i += 4 * Sums) {
-      __m256i part[4][2];
+      const std::int8_t* q = group + i * kLane;
+      __m256i part[Rows][2];
+#pragma GCC unroll 16
       for (std::size_t s = 0; s < Sums; ++s) {
-        const __m256i q0 = load256(group + (i + 4 * s) * kLane);
-        const __m256i q1 = load256(group + (i + 4 * s) * kLane + 32);
-        for (std::size_t k = 0; k < 4; ++k) {
-          std::int32_t four;
-          std::memcpy(&four, row + k * d_padded + i + 4 * s, 4);
-          const __m256i levels = _mm256_set1_epi32(four);
+        const __m256i q0 = load256(q + 4 * s * kLane);
+        const __m256i q1 = load256(q + 4 * s * kLane + 32);
+#pragma GCC unroll 4
+        for (std::size_t k = 0; k < Rows; ++k) {
+          const __m256i levels = broadcast_four(row + k * d_padded + i + 4 * s);
           const __m256i p0 = _mm256_maddubs_epi16(levels, q0);
           const __m256i p1 = _mm256_maddubs_epi16(levels, q1);
           part[k][0] = s == 0 ? p0 : _mm256_add_epi16(part[k][0], p0);
           part[k][1] = s == 0 ? p1 : _mm256_add_epi16(part[k][1], p1);
         }
       }
-      for (int k = 0; k < 4; ++k) {
+#pragma GCC unroll 4
+      for (std::size_t k = 0; k < Rows; ++k) {
         acc[k][0] = _mm256_add_epi32(acc[k][0], _mm256_madd_epi16(part[k][0], ones));
         acc[k][1] = _mm256_add_epi32(acc[k][1], _mm256_madd_epi16(part[k][1], ones));
       }
     }
-    for (std::size_t k = 0; k < 4; ++k) {
+    for (std::size_t k = 0; k < Rows; ++k) {
       store(dots + (r + k) * kLane, acc[k][0]);
       store(dots + (r + k) * kLane + 8, acc[k][1]);
     }
@@ -213,16 +222,16 @@ void dot_tile(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
     std::int32_t* out = dots + g * n_rows * kLane;
     switch (table.bits) {
       case 1:
-        dot_tile_sums<16>(rows, n_rows, d_padded, group, start, out);
+        dot_tile_sums<4, 16>(rows, n_rows, d_padded, group, start, out);
         break;
       case 2:
-        dot_tile_sums<4>(rows, n_rows, d_padded, group, start, out);
+        dot_tile_sums<2, 4>(rows, n_rows, d_padded, group, start, out);
         break;
       case 3:
-        dot_tile_sums<2>(rows, n_rows, d_padded, group, start, out);
+        dot_tile_sums<2, 2>(rows, n_rows, d_padded, group, start, out);
         break;
       default:
-        dot_tile_sums<1>(rows, n_rows, d_padded, group, start, out);
+        dot_tile_sums<4, 1>(rows, n_rows, d_padded, group, start, out);
     }
   }
 }

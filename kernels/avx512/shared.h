@@ -11,6 +11,8 @@
 namespace turboquant::kernels {
 namespace {
 
+constexpr std::size_t kPrefetchBytes = 4096;  // how far ahead of a scan
+
 inline __m512i load512(const void* p) { return _mm512_loadu_si512(p); }
 
 inline __m512i broadcast_table(const std::int8_t table[16], int offset) {
@@ -18,31 +20,43 @@ inline __m512i broadcast_table(const std::int8_t table[16], int offset) {
   return _mm512_broadcast_i32x4(_mm_add_epi8(t, _mm_set1_epi8(static_cast<char>(offset))));
 }
 
-// Codes of a block; bits 3 to 6 of a byte may hold anything that the repeating table ignores.
+// Codes of a block, one a byte. With VBMI the look-up reads six bits and the table repeats every
+// 2^Bits entries, so whatever lies above the code is left there; without, the look-up needs bit 7
+// clear.
+#if defined(__AVX512VBMI__)
+inline __m512i clean(__m512i codes, int /*mask*/) { return codes; }
+inline __m512i look_up(__m512i table, __m512i codes) {
+  return _mm512_permutexvar_epi8(codes, table);
+}
+#else
+inline __m512i clean(__m512i codes, int mask) {
+  return _mm512_and_si512(codes, _mm512_set1_epi8(static_cast<char>(mask)));
+}
+inline __m512i look_up(__m512i table, __m512i codes) { return _mm512_shuffle_epi8(table, codes); }
+#endif
+
 template <int Bits>
 inline __m512i expand(const std::uint8_t* block) {
   if constexpr (Bits == 4) {
-    const __m512i v =
-        _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)));
-    const __m512i shifted = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
-    return _mm512_and_si512(shifted, _mm512_set1_epi8(15));
+    const __m512i v = _mm512_broadcast_i64x4(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)));
+    return clean(_mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4)), 15);
   } else if constexpr (Bits == 2) {
     const __m512i v =
         _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
-    const __m512i shifted = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 2, 2, 4, 4, 6, 6));
-    return _mm512_and_si512(shifted, _mm512_set1_epi8(3));
+    return clean(_mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 2, 2, 4, 4, 6, 6)), 3);
   } else {
     std::int64_t word;
     std::memcpy(&word, block + (Bits == 3 ? plane_bytes(2) : 0), 8);
     const __m512i v = _mm512_set1_epi64(word);
     if constexpr (Bits == 1) {
-      const __m512i shifted = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
-      return _mm512_and_si512(shifted, _mm512_set1_epi8(1));
+      return clean(_mm512_srlv_epi64(v, _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)), 1);
     } else {
-      // Rotated so that the top bit of three lands at bit 2 of each byte.
-      const __m512i turned = _mm512_rorv_epi64(v, _mm512_setr_epi64(62, 63, 0, 1, 2, 3, 4, 5));
-      const __m512i top = _mm512_and_si512(turned, _mm512_set1_epi8(4));
-      return _mm512_or_si512(top, expand<2>(block));
+      // Rotated so that the top bit of three lands at bit 2 of each byte, under the other two.
+      const __m512i top = _mm512_rorv_epi64(v, _mm512_setr_epi64(62, 63, 0, 1, 2, 3, 4, 5));
+      constexpr int kSelect = 0xca;  // mask ? a : b
+      return clean(_mm512_ternarylogic_epi64(_mm512_set1_epi8(3), expand<2>(block), top, kSelect),
+                   7);
     }
   }
 }
@@ -50,16 +64,32 @@ inline __m512i expand(const std::uint8_t* block) {
 // Levels of the last n codes, n < 64.
 template <int Bits>
 inline __m512i tail_levels(const std::uint8_t* packed, std::size_t n, __m512i table) {
+#if defined(__AVX512VBMI__)
+  // Eight codes fill Bits bytes: each quadword gets its bytes, each byte its field.
+  const __mmask64 live = (std::uint64_t{1} << packed_bytes(n, Bits)) - 1;
+  const __m512i stream = _mm512_maskz_loadu_epi8(live, packed);
+  const __m512i byte_in_quad = _mm512_set1_epi64(0x0706050403020100);
+  const __m512i first = _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7),
+                                           _mm512_set1_epi64(Bits * 0x0101010101010101));
+  const __m512i quads =
+      _mm512_permutexvar_epi8(_mm512_add_epi8(first, byte_in_quad), stream);
+  std::uint64_t shifts = 0;
+  for (int i = 0; i < 8; ++i) shifts |= static_cast<std::uint64_t>(i * Bits) << (8 * i);
+  const __m512i fields =
+      _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<long long>(shifts)), quads);
+  return look_up(table, fields);
+#else
   std::uint8_t codes[64];
   unpack_tail(packed, n, Bits, codes);
-  return _mm512_shuffle_epi8(table, load512(codes));
+  return look_up(table, load512(codes));
+#endif
 }
 
 template <int Bits>
 void decode_bits(const std::uint8_t* packed, std::size_t d, __m512i table, std::int8_t* out) {
   std::size_t i = 0;
   for (; i + kBlock <= d; i += kBlock, packed += block_bytes(Bits)) {
-    store(out + i, _mm512_shuffle_epi8(table, expand<Bits>(packed)));
+    store(out + i, look_up(table, expand<Bits>(packed)));
   }
   if (i < d) store(out + i, tail_levels<Bits>(packed, d - i, table));
 }
@@ -79,16 +109,17 @@ void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8
   }
 }
 
-inline __m128i sum_quarters(__m512i v) {
-  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
-  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-}
-
-// Sums of the lanes of four registers.
+// Sums of the lanes of four registers: transposing adds, then across the quarters.
 inline __m128i sum_lanes(const __m512i sums[4]) {
-  const __m128i ab = _mm_hadd_epi32(sum_quarters(sums[0]), sum_quarters(sums[1]));
-  const __m128i cd = _mm_hadd_epi32(sum_quarters(sums[2]), sum_quarters(sums[3]));
-  return _mm_hadd_epi32(ab, cd);
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]),
+                                      _mm512_unpackhi_epi32(sums[0], sums[1]));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]),
+                                      _mm512_unpackhi_epi32(sums[2], sums[3]));
+  const __m512i all =
+      _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
 // Four rows at a time, so that each load of the query serves four products.
@@ -100,7 +131,7 @@ inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m512i
   for (std::size_t at = 0; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
     const __m512i q = load512(query + i);
     for (int r = 0; r < 4; ++r) {
-      const __m512i levels = _mm512_shuffle_epi8(table, expand<Bits>(row[r] + at));
+      const __m512i levels = look_up(table, expand<Bits>(row[r] + at));
       sums[r] = _mm512_dpbusd_epi32(sums[r], levels, q);
     }
   }
@@ -126,6 +157,12 @@ void dot_rows_bits(const std::uint8_t* codes, std::size_t stride, const std::uin
   std::size_t j = 0;
   for (; j + 4 <= n; j += 4) {
     const std::uint8_t* row[4] = {address(j), address(j + 1), address(j + 2), address(j + 3)};
+    if (rows == nullptr) {
+      // Hardware prefetchers stop at page ends; a scan of rows must not.
+      for (std::size_t at = 0; at < 4 * stride; at += 64) {
+        __builtin_prefetch(row[0] + kPrefetchBytes + at);
+      }
+    }
     store(dots + j, _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias));
   }
   if (j < n) {

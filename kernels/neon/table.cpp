@@ -1,0 +1,235 @@
+// NEON with the dot product extension (Armv8.2): 16 coordinates a register, s8 x s8 products
+// through sdot.
+#include <arm_neon.h>
+
+#define TQ_VECTOR_BYTES 16
+#include "kernels/backends.h"
+#include "kernels/vector_kernels.h"
+
+namespace turboquant::kernels::neon {
+namespace {
+
+// Codes of coordinates 16 * Quarter to 16 * Quarter + 15 of a block.
+template <int Bits, int Quarter>
+inline uint8x16_t expand(const std::uint8_t* block) {
+  if constexpr (Bits == 4) {
+    const uint8x16_t v = vld1q_u8(block + 16 * (Quarter % 2));
+    return Quarter < 2 ? vandq_u8(v, vdupq_n_u8(15)) : vshrq_n_u8(v, 4);
+  } else if constexpr (Bits == 2) {
+    const uint8x16_t v = vld1q_u8(block);
+    return vandq_u8(vshlq_u8(v, vdupq_n_s8(-2 * Quarter)), vdupq_n_u8(3));
+  } else {
+    // A plane of one bit: the low eight coordinates are at bit 2 * Quarter, the high at the next.
+    const uint8x8_t bytes = vld1_u8(block + (Bits == 3 ? plane_bytes(2) : 0));
+    const uint8x16_t v = vcombine_u8(bytes, bytes);
+    constexpr int target = Bits == 3 ? 2 : 0;  // the bit of a code where the plane goes
+    const int8x16_t shift =
+        vcombine_s8(vdup_n_s8(target - 2 * Quarter), vdup_n_s8(target - 2 * Quarter - 1));
+    const uint8x16_t plane = vandq_u8(vshlq_u8(v, shift), vdupq_n_u8(1 << target));
+    if constexpr (Bits == 1) {
+      return plane;
+    } else {
+      return vorrq_u8(plane, expand<2, Quarter>(block));
+    }
+  }
+}
+
+// Levels of the 64 coordinates of a block.
+template <int Bits>
+inline int8x16x4_t block_levels(const std::uint8_t* block, int8x16_t table) {
+  return {{vqtbl1q_s8(table, expand<Bits, 0>(block)), vqtbl1q_s8(table, expand<Bits, 1>(block)),
+           vqtbl1q_s8(table, expand<Bits, 2>(block)), vqtbl1q_s8(table, expand<Bits, 3>(block))}};
+}
+
+// Levels of the last n codes, n < 64; past n those of code 0.
+template <int Bits>
+inline int8x16x4_t tail_levels(const std::uint8_t* packed, std::size_t n, int8x16_t table) {
+  std::uint8_t codes[kBlock];
+  unpack_tail(packed, n, Bits, codes);
+  int8x16x4_t levels;
+  for (int i = 0; i < 4; ++i) levels.val[i] = vqtbl1q_s8(table, vld1q_u8(codes + 16 * i));
+  return levels;
+}
+
+template <int Bits>
+void decode_bits(const std::uint8_t* packed, std::size_t d, int8x16_t table, std::int8_t* out) {
+  std::size_t i = 0;
+  for (; i + kBlock <= d; i += kBlock, packed += block_bytes(Bits)) {
+    store(out + i, block_levels<Bits>(packed, table));
+  }
+  if (i < d) store(out + i, tail_levels<Bits>(packed, d - i, table));
+}
+
+void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
+            std::int8_t* out) {
+  const int8x16_t t = vld1q_s8(table);
+  switch (bits) {
+    case 1:
+      return decode_bits<1>(packed, d, t, out);
+    case 2:
+      return decode_bits<2>(packed, d, t, out);
+    case 3:
+      return decode_bits<3>(packed, d, t, out);
+    default:
+      return decode_bits<4>(packed, d, t, out);
+  }
+}
+
+inline int32x4_t dot_block(int32x4_t sum, const int8x16x4_t& levels, const int8x16x4_t& query) {
+  for (int i = 0; i < 4; ++i) sum = vdotq_s32(sum, levels.val[i], query.val[i]);
+  return sum;
+}
+
+// Four rows at a time, so that each load of the query serves four products. The query is zero
+// past d, so what a tail holds there does not count.
+template <int Bits>
+inline int32x4_t dot_four(const std::uint8_t* const row[4], std::size_t d, int8x16_t table,
+                          const std::int8_t* query) {
+  int32x4_t sums[4] = {};
+  std::size_t i = 0;
+  for (std::size_t at = 0; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
+    const auto q = load<int8x16x4_t>(query + i);
+    for (int r = 0; r < 4; ++r) {
+      sums[r] = dot_block(sums[r], block_levels<Bits>(row[r] + at, table), q);
+    }
+  }
+  if (i < d) {
+    const auto q = load<int8x16x4_t>(query + i);
+    for (int r = 0; r < 4; ++r) {
+      const std::uint8_t* tail = row[r] + packed_bytes(i, Bits);
+      sums[r] = dot_block(sums[r], tail_levels<Bits>(tail, d - i, table), q);
+    }
+  }
+  return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
+}
+
+template <int Bits>
+void dot_rows_bits(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+                   std::size_t n, std::size_t d, int8x16_t levels, const std::int8_t* query,
+                   std::int32_t* dots) {
+  for (std::size_t j = 0; j < n; j += 4) {
+    const std::uint8_t* row[4];
+    for (std::size_t r = 0; r < 4; ++r) {
+      const std::size_t at = j + r < n ? j + r : n - 1;
+      row[r] = codes + stride * (rows != nullptr ? rows[at] : at);
+    }
+    const int32x4_t four = dot_four<Bits>(row, d, levels, query);
+    std::memcpy(dots + j, &four, (n - j < 4 ? n - j : 4) * sizeof(std::int32_t));
+  }
+}
+
+void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+              std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
+              std::int32_t* dots) {
+  const int8x16_t levels = vld1q_s8(table.levels);
+  switch (table.bits) {
+    case 1:
+      return dot_rows_bits<1>(codes, stride, rows, n, d, levels, query.values, dots);
+    case 2:
+      return dot_rows_bits<2>(codes, stride, rows, n, d, levels, query.values, dots);
+    case 3:
+      return dot_rows_bits<3>(codes, stride, rows, n, d, levels, query.values, dots);
+    default:
+      return dot_rows_bits<4>(codes, stride, rows, n, d, levels, query.values, dots);
+  }
+}
+
+// Four coordinates, number Step of the four in a register of each row: 4 rows x 16 queries.
+template <int Step>
+inline void product_step(int32x4_t acc[4][4], const int8x16_t levels[4],
+                         const std::int8_t* queries) {
+  for (int q = 0; q < 4; ++q) {
+    const int8x16_t four_queries = vld1q_s8(queries + 4 * kLane * Step + 16 * q);
+    for (int r = 0; r < 4; ++r) {
+      acc[r][q] = vdotq_laneq_s32(acc[r][q], four_queries, levels[r], Step);
+    }
+  }
+}
+
+void dot_tile(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
+              const CodeTable& /*table*/, const std::int8_t* queries, std::size_t groups,
+              const std::int32_t* bias, std::int32_t* dots) {
+  for (std::size_t g = 0; g < groups; ++g) {
+    const std::int8_t* group = queries + g * kLane * d_padded;
+    for (std::size_t r = 0; r < n_rows; r += 4) {
+      int32x4_t acc[4][4];
+      for (auto& of_row : acc) {
+        for (std::size_t q = 0; q < 4; ++q) of_row[q] = vld1q_s32(bias + g * kLane + 4 * q);
+      }
+      for (std::size_t i = 0; i < d_padded; i += 16) {
+        int8x16_t levels[4];
+        for (std::size_t k = 0; k < 4; ++k) levels[k] = vld1q_s8(rows + (r + k) * d_padded + i);
+        product_step<0>(acc, levels, group + i * kLane);
+        product_step<1>(acc, levels, group + i * kLane);
+        product_step<2>(acc, levels, group + i * kLane);
+        product_step<3>(acc, levels, group + i * kLane);
+      }
+      std::memcpy(dots + (g * n_rows + r) * kLane, acc, sizeof acc);
+    }
+  }
+}
+
+// Bits 0 to 3: the lanes of a value that are not <= cutoff.
+inline unsigned passing(int32x4_t dots, float32x4_t row_scale, float32x4_t term,
+                        float32x4_t cutoff) {
+  const float32x4_t value = vsubq_f32(vmulq_f32(vcvtq_f32_s32(dots), row_scale), term);
+  const uint32x4_t passes = vmvnq_u32(vcleq_f32(value, cutoff));
+  return vaddvq_u32(vandq_u32(passes, uint32x4_t{1, 2, 4, 8}));
+}
+
+std::size_t select_tile(const std::int32_t* dots, std::size_t n_rows, const float* row_scale,
+                        const float* row_term, const float* query_term, const float* cutoff,
+                        Hit* hits) {
+  Hit* out = hits;
+  float32x4_t cut[4], of_query[4] = {};
+  for (std::size_t q = 0; q < 4; ++q) {
+    cut[q] = vld1q_f32(cutoff + 4 * q);
+    if (row_term != nullptr) of_query[q] = vld1q_f32(query_term + 4 * q);
+  }
+  for (std::size_t r = 0; r < n_rows; ++r) {
+    const float32x4_t scale_of_row = vdupq_n_f32(row_scale[r]);
+    const float32x4_t of_row = vdupq_n_f32(row_term != nullptr ? row_term[r] : 0);
+    const std::int32_t* row = dots + r * kLane;
+    unsigned mask = 0;
+    for (std::size_t q = 0; q < 4; ++q) {
+      const float32x4_t term = vmulq_f32(of_row, of_query[q]);
+      mask |= passing(vld1q_s32(row + 4 * q), scale_of_row, term, cut[q]) << (4 * q);
+    }
+    for (; mask != 0; mask &= mask - 1) {
+      const auto q = static_cast<std::uint32_t>(__builtin_ctz(mask));
+      *out++ = {static_cast<std::uint32_t>(r), q, row[q]};
+    }
+  }
+  return static_cast<std::size_t>(out - hits);
+}
+
+std::size_t select_rows(const std::int32_t* dots, std::size_t n, const float* row_scale,
+                        const float* row_term, float query_term, float cutoff, Hit* hits) {
+  Hit* out = hits;
+  const float32x4_t cut = vdupq_n_f32(cutoff);
+  std::size_t r = 0;
+  for (; r + 4 <= n; r += 4) {
+    const float32x4_t term =
+        row_term != nullptr ? vmulq_n_f32(vld1q_f32(row_term + r), query_term) : vdupq_n_f32(0);
+    unsigned mask = passing(vld1q_s32(dots + r), vld1q_f32(row_scale + r), term, cut);
+    for (; mask != 0; mask &= mask - 1) {
+      const std::size_t row = r + static_cast<std::size_t>(__builtin_ctz(mask));
+      *out++ = {static_cast<std::uint32_t>(row), 0, dots[row]};
+    }
+  }
+  for (; r < n; ++r) {
+    const float term = row_term != nullptr ? row_term[r] * query_term : 0;
+    if (!(static_cast<float>(dots[r]) * row_scale[r] - term <= cutoff)) {
+      *out++ = {static_cast<std::uint32_t>(r), 0, dots[r]};
+    }
+  }
+  return static_cast<std::size_t>(out - hits);
+}
+
+}  // namespace
+
+const KernelTable kTable = {"neon", false,    norm_squared, scale,       multiply,
+                            fwht,   quantize, pack,         max_abs,     quantize_query,
+                            decode, dot_rows, dot_tile,     select_tile, select_rows};
+
+}  // namespace turboquant::kernels::neon
