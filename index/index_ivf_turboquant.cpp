@@ -35,8 +35,8 @@ class Scanner : public faiss::InvertedListScanner {
     if (!per_list_query()) scorer_.set_query(query_);
   }
 
-  // |q - c - r|^2 needs q - c; <q, c + r> is <q, c> + <q, r>. FAISS offers <q, c> as coarse_dis, but
-  // its bits depend on how many queries BLAS got at once.
+  // |q - c - r|^2 needs q - c; <q, c + r> is <q, c> + <q, r>. FAISS offers <q, c> as coarse_dis,
+  // but its bits depend on how many queries BLAS got at once.
   void set_list(std::int64_t list, float /*coarse_dis*/) override {
     list_no = list;
     if (!index_.by_residual) return;
@@ -86,10 +86,9 @@ class Scanner : public faiss::InvertedListScanner {
                     const F& f) const {
     for (std::size_t j = 0; j < n; ++j, codes += code_size) {
       if (sel != nullptr && !sel->is_member(ids[j])) continue;
-      f(distance_to_code(codes),
-        store_pairs ? static_cast<std::int64_t>(
-                          faiss::lo_build(static_cast<std::uint64_t>(list_no), j))
-                    : ids[j]);
+      f(distance_to_code(codes), store_pairs ? static_cast<std::int64_t>(faiss::lo_build(
+                                                   static_cast<std::uint64_t>(list_no), j))
+                                             : ids[j]);
     }
   }
 #endif

@@ -29,8 +29,7 @@ using test::search;
 constexpr std::size_t kD = 32;
 constexpr std::size_t kN = 400;
 
-class EveryString
-    : public testing::TestWithParam<std::tuple<std::string, faiss::MetricType>> {
+class EveryString : public testing::TestWithParam<std::tuple<std::string, faiss::MetricType>> {
  protected:
   // One index for all tests of a string: FAISS takes seconds to build a graph.
   static const faiss::Index& filled() {
@@ -112,14 +111,14 @@ TEST_P(EveryString, CloneIsEqualAndIndependent) {
   expect_same(search(*copy_of_copy, queries, 5), before);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, EveryString,
-    testing::Combine(testing::ValuesIn(test::factory_strings()),
-                     testing::Values(faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2)),
-    [](const auto& instance) {
-      return test::test_name(std::get<0>(instance.param)) +
-             (std::get<1>(instance.param) == faiss::METRIC_L2 ? "_L2" : "_IP");
-    });
+INSTANTIATE_TEST_SUITE_P(All, EveryString,
+                         testing::Combine(testing::ValuesIn(test::factory_strings()),
+                                          testing::Values(faiss::METRIC_INNER_PRODUCT,
+                                                          faiss::METRIC_L2)),
+                         [](const auto& instance) {
+                           return test::test_name(std::get<0>(instance.param)) +
+                                  (std::get<1>(instance.param) == faiss::METRIC_L2 ? "_L2" : "_IP");
+                         });
 
 TEST(Factory, BuildsTheClassesThatTheStringNames) {
   const auto flat = index_factory(24, "TQ2mse", faiss::METRIC_INNER_PRODUCT);
@@ -150,9 +149,9 @@ TEST(Factory, BuildsTheClassesThatTheStringNames) {
   EXPECT_NE(dynamic_cast<const IndexTurboQuant*>(chain.index), nullptr);
 
   const auto hnsw = index_factory(24, "HNSW16,TQ3");
-  EXPECT_NE(dynamic_cast<const IndexTurboQuant*>(
-                dynamic_cast<const faiss::IndexHNSW&>(*hnsw).storage),
-            nullptr);
+  EXPECT_NE(
+      dynamic_cast<const IndexTurboQuant*>(dynamic_cast<const faiss::IndexHNSW&>(*hnsw).storage),
+      nullptr);
 }
 
 TEST(Factory, TrainingIsNeededOnlyWhereSomethingIsLearned) {

@@ -230,8 +230,8 @@ TEST(IndexFile, EveryFlippedBitOfAFlatFile) {
       // FAISS's reader gets these, which name another class or dimension, and is not ours to test.
       const bool seen_by_faiss = bit / 8 < 8;
       try {
-        const auto found = seen_by_faiss ? read_flat_index(flipped.data(), flipped.size())
-                                         : read(flipped);
+        const auto found =
+            seen_by_faiss ? read_flat_index(flipped.data(), flipped.size()) : read(flipped);
         expect_same(search(*found, queries, 4), expected);
         ++read_well;
       } catch (const faiss::FaissException&) {
@@ -304,8 +304,7 @@ TEST(IndexFile, HugeClaimsTakeNoMemory) {
   repair_header(file);
   EXPECT_THAT(error_of([&] { read(file); }), HasSubstr("ends inside the codes"));
   Pipe pipe(file);  // its size is unknown: memory grows with what arrives
-  EXPECT_THAT(error_of([&] { turboquant::read_index(&pipe); }),
-              HasSubstr("ends inside the codes"));
+  EXPECT_THAT(error_of([&] { turboquant::read_index(&pipe); }), HasSubstr("ends inside the codes"));
 }
 
 TEST(IndexFile, EmptyIndexesRoundTrip) {

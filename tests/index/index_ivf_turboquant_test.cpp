@@ -145,9 +145,9 @@ TEST_P(IvfTurboQuant, SelectorsAndParameters) {
       }
       const auto begin = found.labels.begin() + static_cast<long>(q) * 10;
       EXPECT_EQ(std::vector<std::int64_t>(begin, begin + 10), expected);
-      EXPECT_EQ(std::set<std::int64_t>(range.labels + range.lims[q],
-                                       range.labels + range.lims[q + 1]),
-                inside);
+      EXPECT_EQ(
+          std::set<std::int64_t>(range.labels + range.lims[q], range.labels + range.lims[q + 1]),
+          inside);
     }
   }
 }

@@ -55,8 +55,8 @@ Results ranked(const IndexTurboQuant& index, const std::vector<float>& queries, 
                const faiss::IDSelector* allowed = nullptr) {
   const std::unique_ptr<faiss::DistanceComputer> distance(index.get_distance_computer());
   const bool larger = index.metric_type == kIp;
-  const float empty = larger ? std::numeric_limits<float>::lowest()
-                             : std::numeric_limits<float>::max();
+  const float empty =
+      larger ? std::numeric_limits<float>::lowest() : std::numeric_limits<float>::max();
   Results all;
   for (std::size_t q = 0; q < queries.size() / static_cast<std::size_t>(index.d); ++q) {
     distance->set_query(queries.data() + q * static_cast<std::size_t>(index.d));
@@ -167,8 +167,8 @@ TEST_P(BothMetrics, RecallOnClusteredData) {
 TEST_P(BothMetrics, EmptyOneRowAndMoreThanThereIs) {
   auto index = make("TQ3", GetParam());
   const auto x = clustered(3, kD, 1);
-  const float empty = GetParam() == kIp ? std::numeric_limits<float>::lowest()
-                                        : std::numeric_limits<float>::max();
+  const float empty =
+      GetParam() == kIp ? std::numeric_limits<float>::lowest() : std::numeric_limits<float>::max();
   const auto nothing = search(index, x, 4);
   EXPECT_THAT(nothing.labels, testing::Each(-1));
   EXPECT_THAT(nothing.distances, testing::Each(empty));
@@ -265,11 +265,10 @@ TEST_P(BothMetrics, SelectorsEqualBruteForceOverTheAllowedRows) {
   const faiss::IDSelectorRange none(500, 600);
   std::vector<std::int64_t> listed = {5, 332, 7, 333, -1, 64, 5};
   const faiss::IDSelectorArray array(listed.size(), listed.data());
-  for (const faiss::IDSelector* selector :
-       {static_cast<const faiss::IDSelector*>(&range),
-        static_cast<const faiss::IDSelector*>(&outside),
-        static_cast<const faiss::IDSelector*>(&none),
-        static_cast<const faiss::IDSelector*>(&array)}) {
+  for (const faiss::IDSelector* selector : {static_cast<const faiss::IDSelector*>(&range),
+                                            static_cast<const faiss::IDSelector*>(&outside),
+                                            static_cast<const faiss::IDSelector*>(&none),
+                                            static_cast<const faiss::IDSelector*>(&array)}) {
     faiss::SearchParameters params;
     params.sel = const_cast<faiss::IDSelector*>(selector);
     expect_same(search(index, queries, 9, &params), ranked(index, queries, 9, selector));
@@ -293,8 +292,8 @@ TEST_P(BothMetrics, RangeSearchEqualsBruteForce) {
     for (std::size_t q = 0; q < 20; ++q) {
       std::vector<std::pair<std::int64_t, float>> expected;
       for (std::size_t i = 300 * q; i < 300 * (q + 1); ++i) {
-        const bool inside = GetParam() == kIp ? all.distances[i] > radius
-                                              : all.distances[i] < radius;
+        const bool inside =
+            GetParam() == kIp ? all.distances[i] > radius : all.distances[i] < radius;
         if (inside && (!filtered || all.labels[i] < 150)) {
           expected.emplace_back(all.labels[i], all.distances[i]);
         }
@@ -453,8 +452,7 @@ TEST(IndexTurboQuant, BadArgumentsAreRefused) {
   float distance = 0;
   std::int64_t label = 0;
   EXPECT_THAT(error_of([&] { index.search(1, x.data(), 0, &distance, &label); }), HasSubstr("k"));
-  EXPECT_THAT(error_of([&] { index.search(-1, x.data(), 1, &distance, &label); }),
-              HasSubstr("-1"));
+  EXPECT_THAT(error_of([&] { index.search(-1, x.data(), 1, &distance, &label); }), HasSubstr("-1"));
   EXPECT_THAT(error_of([&] { index.add(-1, x.data()); }), HasSubstr("-1"));
   faiss::RangeSearchResult wrong(2);
   EXPECT_THAT(error_of([&] { index.range_search(1, x.data(), 0, &wrong); }), HasSubstr("1"));

@@ -38,12 +38,13 @@ class PlainFaiss : public testing::TestWithParam<std::string> {
   turboquant::test::Results before_;
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    All, PlainFaiss,
-    testing::Values("TQ3", "IDMap2,TQ3", "PCA12,TQ3", "L2norm,TQ4", "TQ4,RFlat",
-                    "TQ2,Refine(TQ4)", "HNSW8,TQ3", "NSG8,TQ3", "IVF4,TQ4", "IVF4(TQ3),Flat",
-                    "Flat", "IVF4,SQ8"),
-    [](const auto& instance) { return turboquant::test::test_name(instance.param); });
+INSTANTIATE_TEST_SUITE_P(All, PlainFaiss,
+                         testing::Values("TQ3", "IDMap2,TQ3", "PCA12,TQ3", "L2norm,TQ4",
+                                         "TQ4,RFlat", "TQ2,Refine(TQ4)", "HNSW8,TQ3", "NSG8,TQ3",
+                                         "IVF4,TQ4", "IVF4(TQ3),Flat", "Flat", "IVF4,SQ8"),
+                         [](const auto& instance) {
+                           return turboquant::test::test_name(instance.param);
+                         });
 
 TEST_P(PlainFaiss, Path) {
   const std::string path = testing::TempDir() + "plain_faiss.index";
