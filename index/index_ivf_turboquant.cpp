@@ -1,10 +1,13 @@
 #include "turboquant/index_ivf_turboquant.h"
 
 #include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/IDSelector.h>
+#include <faiss/utils/Heap.h>
 
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -32,22 +35,64 @@ class Scanner : public faiss::InvertedListScanner {
     if (!per_list_query()) scorer_.set_query(query_);
   }
 
-  // <q, c + r> = <q, c> + <q, r>, and coarse_dis is <q, c>; |q - c - r|^2 needs q - c itself.
-  void set_list(std::int64_t list, float coarse_dis) override {
+  // |q - c - r|^2 needs q - c; <q, c + r> is <q, c> + <q, r>. FAISS offers <q, c> as coarse_dis,
+  // but its bits depend on how many queries BLAS got at once.
+  void set_list(std::int64_t list, float /*coarse_dis*/) override {
     list_no = list;
+    if (!index_.by_residual) return;
     if (per_list_query()) {
       index_.quantizer->compute_residual(query_, residual_.data(), list);
       scorer_.set_query(residual_.data());
-    } else if (index_.by_residual) {
-      offset_ = coarse_dis;
+      return;
     }
+    index_.quantizer->reconstruct(list, residual_.data());
+    offset_ = static_cast<float>(
+        std::inner_product(residual_.begin(), residual_.end(), query_, double{0}));
   }
 
   float distance_to_code(const std::uint8_t* code) const override {
     return offset_ + scorer_.score(code);
   }
 
+#ifdef TURBOQUANT_FAISS_SCANNERS_SELECT
+  using faiss::InvertedListScanner::scan_codes;
+  std::size_t scan_codes(std::size_t n, const std::uint8_t* codes, const std::int64_t* ids,
+                         float* distances, std::int64_t* labels, std::size_t k) const override {
+    std::size_t updates = 0;
+    for_selected(n, codes, ids, [&](float distance, std::int64_t id) {
+      if (keep_max ? !(distance > distances[0]) : !(distance < distances[0])) return;
+      if (keep_max) {
+        faiss::minheap_replace_top(k, distances, labels, distance, id);
+      } else {
+        faiss::maxheap_replace_top(k, distances, labels, distance, id);
+      }
+      ++updates;
+    });
+    return updates;
+  }
+
+  void scan_codes_range(std::size_t n, const std::uint8_t* codes, const std::int64_t* ids,
+                        float radius, faiss::RangeQueryResult& result) const override {
+    for_selected(n, codes, ids, [&](float distance, std::int64_t id) {
+      if (keep_max ? distance > radius : distance < radius) result.add(distance, id);
+    });
+  }
+#endif
+
  private:
+#ifdef TURBOQUANT_FAISS_SCANNERS_SELECT
+  template <class F>
+  void for_selected(std::size_t n, const std::uint8_t* codes, const std::int64_t* ids,
+                    const F& f) const {
+    for (std::size_t j = 0; j < n; ++j, codes += code_size) {
+      if (sel != nullptr && !sel->is_member(ids[j])) continue;
+      f(distance_to_code(codes), store_pairs ? static_cast<std::int64_t>(faiss::lo_build(
+                                                   static_cast<std::uint64_t>(list_no), j))
+                                             : ids[j]);
+    }
+  }
+#endif
+
   bool per_list_query() const { return index_.by_residual && !keep_max; }
 
   const IndexIVFTurboQuant& index_;

@@ -50,6 +50,11 @@
 #define TURBOQUANT_FAISS_FACTORY_ARG
 #endif
 
+// 1.14.2: InvertedListScanner::scan_codes asks the selector; before, scanners must.
+#if TURBOQUANT_FAISS_VERSION < 11402
+#define TURBOQUANT_FAISS_SCANNERS_SELECT 1
+#endif
+
 // 1.14: read_index_up returns a unique_ptr.
 #if TURBOQUANT_FAISS_VERSION >= 11400
 #define TURBOQUANT_FAISS_HAS_READ_INDEX_UP 1

@@ -29,8 +29,7 @@ using test::search;
 constexpr std::size_t kD = 32;
 constexpr std::size_t kN = 400;
 
-class EveryString
-    : public testing::TestWithParam<std::tuple<std::string, faiss::MetricType>> {
+class EveryString : public testing::TestWithParam<std::tuple<std::string, faiss::MetricType>> {
  protected:
   // One index for all tests of a string: FAISS takes seconds to build a graph.
   static const faiss::Index& filled() {
@@ -51,10 +50,15 @@ TEST_P(EveryString, FindsNeighbours) {
   const faiss::Index& index = filled();
   const auto queries = clustered(20, kD, 2);
   const auto found = search(index, queries, 5);
+  std::size_t empty = 0;
   for (const std::int64_t id : found.labels) {
-    EXPECT_GE(id, 0);
+    EXPECT_GE(id, -1);
     EXPECT_LT(id, static_cast<std::int64_t>(kN));
+    empty += id < 0 ? 1 : 0;
   }
+  // One visited list of an inverted file may hold fewer than five vectors.
+  const bool lists = std::get<0>(GetParam()).find("IVF") != std::string::npos;
+  EXPECT_LE(empty, lists ? found.labels.size() / 4 : 0);
   const bool larger_first = index.metric_type == faiss::METRIC_INNER_PRODUCT;
   for (std::size_t i = 1; i < found.distances.size(); ++i) {
     if (i % 5 == 0) continue;
@@ -107,14 +111,14 @@ TEST_P(EveryString, CloneIsEqualAndIndependent) {
   expect_same(search(*copy_of_copy, queries, 5), before);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, EveryString,
-    testing::Combine(testing::ValuesIn(test::factory_strings()),
-                     testing::Values(faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2)),
-    [](const auto& instance) {
-      return test::test_name(std::get<0>(instance.param)) +
-             (std::get<1>(instance.param) == faiss::METRIC_L2 ? "_L2" : "_IP");
-    });
+INSTANTIATE_TEST_SUITE_P(All, EveryString,
+                         testing::Combine(testing::ValuesIn(test::factory_strings()),
+                                          testing::Values(faiss::METRIC_INNER_PRODUCT,
+                                                          faiss::METRIC_L2)),
+                         [](const auto& instance) {
+                           return test::test_name(std::get<0>(instance.param)) +
+                                  (std::get<1>(instance.param) == faiss::METRIC_L2 ? "_L2" : "_IP");
+                         });
 
 TEST(Factory, BuildsTheClassesThatTheStringNames) {
   const auto flat = index_factory(24, "TQ2mse", faiss::METRIC_INNER_PRODUCT);
@@ -145,9 +149,9 @@ TEST(Factory, BuildsTheClassesThatTheStringNames) {
   EXPECT_NE(dynamic_cast<const IndexTurboQuant*>(chain.index), nullptr);
 
   const auto hnsw = index_factory(24, "HNSW16,TQ3");
-  EXPECT_NE(dynamic_cast<const IndexTurboQuant*>(
-                dynamic_cast<const faiss::IndexHNSW&>(*hnsw).storage),
-            nullptr);
+  EXPECT_NE(
+      dynamic_cast<const IndexTurboQuant*>(dynamic_cast<const faiss::IndexHNSW&>(*hnsw).storage),
+      nullptr);
 }
 
 TEST(Factory, TrainingIsNeededOnlyWhereSomethingIsLearned) {

@@ -73,8 +73,8 @@ inline Results search(const faiss::Index& index, const std::vector<float>& queri
 inline void expect_same(const Results& a, const Results& b) {
   ASSERT_EQ(a.labels, b.labels);
   ASSERT_EQ(a.distances.size(), b.distances.size());
-  EXPECT_EQ(0, std::memcmp(a.distances.data(), b.distances.data(),
-                           a.distances.size() * sizeof(float)));
+  EXPECT_EQ(
+      0, std::memcmp(a.distances.data(), b.distances.data(), a.distances.size() * sizeof(float)));
 }
 
 /// The strings that the factory must build, flat ones first.

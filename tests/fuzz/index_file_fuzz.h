@@ -1,0 +1,61 @@
+// What the fuzz target of index files does with one input.
+#pragma once
+
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/io.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "index/checked_reader.h"
+#include "index/payload.h"
+#include "turboquant/faiss_io.h"
+#include "turboquant/index_ivf_turboquant.h"
+
+namespace turboquant::test {
+
+/// An index that was read must search, decode, and come back equal from its own file.
+inline void use_index(const IndexTurboQuant& index) {
+  const std::vector<float> query(static_cast<std::size_t>(index.d), 1.0F);
+  float distances[3];
+  std::int64_t labels[3];
+  index.search(1, query.data(), 3, distances, labels);
+  for (int i = 0; i < 3; ++i) {
+    if (labels[i] < -1 || labels[i] >= index.ntotal || (labels[i] == -1) != (i >= index.ntotal)) {
+      std::abort();
+    }
+  }
+  std::vector<float> row(query.size());
+  if (index.ntotal > 0) index.reconstruct(index.ntotal - 1, row.data());
+  faiss::VectorIOWriter writer;
+  turboquant::write_index(index, &writer);
+  const auto again = read_flat_index(writer.data.data(), writer.data.size());
+  if (again->ntotal != index.ntotal || again->code_size != index.code_size ||
+      std::memcmp(again->codes.data(), index.codes.data(), index.codes.size()) != 0) {
+    std::abort();
+  }
+}
+
+/// A flat index file, or a payload alone. Anything but a FaissException is a finding.
+inline void fuzz_index_file(const std::uint8_t* data, std::size_t size) {
+  try {
+    if (size >= 4 && std::memcmp(data, "IwFl", 4) == 0) {
+      use_index(*read_flat_index(data, size));
+      return;
+    }
+    MemoryReader reader(data, size);
+    const auto payload = read_payload(&reader, 0);
+    if (payload->flat != nullptr) use_index(*payload->flat);
+    if (payload->ivf != nullptr && payload->ivf->lists != nullptr &&
+        payload->ivf->lists->compute_ntotal() != payload->ivf->count) {
+      std::abort();
+    }
+  } catch (const faiss::FaissException&) {
+    return;
+  }
+}
+
+}  // namespace turboquant::test

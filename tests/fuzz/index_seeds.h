@@ -1,0 +1,65 @@
+// The index files in tests/fuzz/corpus/index_file: seeds of the fuzz target and, because they are
+// kept, proof that today's program still reads and writes format 1 (docs/index_format.md).
+#pragma once
+
+#include <faiss/IndexFlat.h>
+#include <faiss/impl/io.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "index/payload.h"
+#include "turboquant/faiss_io.h"
+#include "turboquant/index_ivf_turboquant.h"
+
+namespace turboquant::test {
+
+using SeedFiles = std::map<std::string, std::vector<std::uint8_t>>;
+
+/// n rows of d multiples of 1/128, the same everywhere.
+inline std::vector<float> seed_rows(std::size_t n, std::size_t d) {
+  std::vector<float> x(n * d);
+  std::uint32_t state = 1;
+  for (float& value : x) {
+    state = state * 1664525u + 1013904223u;
+    value = static_cast<float>(static_cast<std::int32_t>(state >> 24) - 128) / 128.0F;
+  }
+  return x;
+}
+
+inline std::vector<std::uint8_t> written(const faiss::Index& index) {
+  faiss::VectorIOWriter writer;
+  turboquant::write_index(index, &writer);
+  return writer.data;
+}
+
+/// The payload alone, without the carrier around it.
+inline std::vector<std::uint8_t> payload_of(const std::vector<std::uint8_t>& file) {
+  return {std::search(file.begin(), file.end(), kPayloadMagic, kPayloadMagic + 8), file.end()};
+}
+
+inline SeedFiles make_index_seeds() {
+  SeedFiles seeds;
+  for (const char* name : {"TQ1", "TQ2", "TQ3", "TQ4", "TQ3qjl", "TQ2qjlg", "TQ3mse", "TQ4cos"}) {
+    for (const bool l2 : {false, true}) {
+      IndexTurboQuant index(10, parse_index_name(name),
+                            l2 ? faiss::METRIC_L2 : faiss::METRIC_INNER_PRODUCT);
+      index.add(3, seed_rows(3, 10).data());
+      seeds[std::string("flat_") + name + (l2 ? "_l2" : "_ip")] = written(index);
+    }
+  }
+  seeds["flat_empty"] = written(IndexTurboQuant(3, parse_index_name("TQ3"), faiss::METRIC_L2));
+  for (const bool sparse : {false, true}) {
+    faiss::IndexFlat coarse(4, faiss::METRIC_L2);
+    coarse.add(4, seed_rows(4, 4).data());
+    IndexIVFTurboQuant index(&coarse, 4, 4, parse_index_name("TQ3"), faiss::METRIC_L2, !sparse);
+    index.add(sparse ? 1 : 4, seed_rows(4, 4).data());
+    seeds[sparse ? "payload_ivf_sparse" : "payload_ivf_full"] = payload_of(written(index));
+  }
+  return seeds;
+}
+
+}  // namespace turboquant::test

@@ -1,0 +1,104 @@
+// 8 threads search one index while 8 others fill their own. For the thread sanitizer as well.
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/DistanceComputer.h>
+#include <faiss/impl/IDSelector.h>
+#include <faiss/impl/io.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "tests/index/index_test_util.h"
+#include "turboquant/faiss_io.h"
+#include "turboquant/index_turboquant.h"
+
+namespace turboquant {
+namespace {
+
+using test::clustered;
+using test::Results;
+using test::search;
+
+constexpr int kD = 72;
+constexpr std::int64_t kN = 500;
+constexpr int kThreads = 8;
+
+class Concurrency : public testing::TestWithParam<faiss::MetricType> {};
+INSTANTIATE_TEST_SUITE_P(All, Concurrency,
+                         testing::Values(faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2));
+
+TEST_P(Concurrency, SearchOneFillOthers) {
+  const IndexOptions options = parse_index_name("TQ3");
+  IndexTurboQuant shared(kD, options, GetParam());
+  const auto x = clustered(kN, kD, 1);
+  shared.add(kN, x.data());
+  const auto queries = clustered(12, kD, 2);
+  const Results expected = search(shared, queries, 10);
+  faiss::IDSelectorRange range(0, kN);
+  faiss::SearchParameters everything;
+  everything.sel = &range;
+
+  std::vector<Results> found(kThreads);
+  std::vector<Results> filtered(kThreads);
+  std::vector<std::unique_ptr<IndexTurboQuant>> filled(kThreads);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < 5; ++round) found[t] = search(shared, queries, 10);
+      filtered[t] = search(shared, queries, 10, &everything);
+      faiss::RangeSearchResult hits(12);
+      shared.range_search(12, queries.data(), expected.distances[9], &hits);
+      faiss::VectorIOWriter writer;
+      turboquant::write_index(shared, &writer);
+      faiss::VectorIOReader reader;
+      reader.data = writer.data;
+      turboquant::read_index(&reader);
+      turboquant::clone_index(shared);
+    });
+    threads.emplace_back([&, t] {
+      filled[t] = std::make_unique<IndexTurboQuant>(kD, options, GetParam());
+      for (std::int64_t i = 0; i < kN; i += 100) filled[t]->add(100, x.data() + i * kD);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    test::expect_same(found[t], expected);
+    test::expect_same(filtered[t], expected);
+    test::expect_same(search(*filled[t], queries, 10), expected);
+  }
+}
+
+// NNDescent shares one distance computer among its threads for symmetric_dis.
+TEST_P(Concurrency, SymmetricDistancesFromOneComputer) {
+  for (const char* name : {"TQ3", "TQ3qjl", "TQ4mse"}) {
+    IndexTurboQuant index(kD, parse_index_name(name), GetParam());
+    const auto x = clustered(60, kD, 1);
+    index.add(60, x.data());
+    const std::unique_ptr<faiss::DistanceComputer> distance(index.get_distance_computer());
+    std::vector<std::vector<float>> found(kThreads);
+    std::vector<std::thread> threads;
+    for (std::size_t t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] {
+        for (int i = 0; i < 60; ++i) found[t].push_back(distance->symmetric_dis(i, 59 - i));
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const auto& values : found) EXPECT_EQ(values, found[0]);
+  }
+}
+
+TEST_P(Concurrency, FactoriesInParallel) {
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([] {
+      for (const char* text : {"TQ3", "IDMap,TQ2", "TQ4,RFlat"}) {
+        EXPECT_TRUE(contains_turboquant(*index_factory(kD, text, GetParam())));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace turboquant

@@ -1,0 +1,57 @@
+// The kept index files: written the same today, and read without a crash.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "tests/fuzz/index_file_fuzz.h"
+#include "tests/fuzz/index_seeds.h"
+#include "tests/index/index_test_util.h"
+
+namespace turboquant {
+namespace {
+
+const std::filesystem::path kCorpus = TQ_INDEX_CORPUS;
+
+std::vector<std::uint8_t> load(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+TEST(IndexCorpus, SeedsAreWrittenTheSameToday) {
+  for (const auto& [name, bytes] : test::make_index_seeds()) {
+    EXPECT_EQ(load(kCorpus / name), bytes) << name;
+  }
+}
+
+TEST(IndexCorpus, KeptFlatFilesAreReadAsWhatTheyAre) {
+  int files = 0;
+  for (const char* name : {"TQ1", "TQ2", "TQ3", "TQ4", "TQ3qjl", "TQ2qjlg", "TQ3mse", "TQ4cos"}) {
+    for (const auto metric : {faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2}) {
+      const bool l2 = metric == faiss::METRIC_L2;
+      const auto bytes = load(kCorpus / (std::string("flat_") + name + (l2 ? "_l2" : "_ip")));
+      const auto read = read_flat_index(bytes.data(), bytes.size());
+      EXPECT_EQ(index_name(read->options()), name);
+      IndexTurboQuant made(10, parse_index_name(name), metric);
+      const auto x = test::seed_rows(3, 10);
+      made.add(3, x.data());
+      test::expect_same(test::search(*read, x, 3), test::search(made, x, 3));
+      ++files;
+    }
+  }
+  EXPECT_EQ(files, 16);
+}
+
+TEST(IndexCorpus, NoFileCrashesTheReader) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(kCorpus)) {
+    const auto bytes = load(entry.path());
+    test::fuzz_index_file(bytes.data(), bytes.size());
+    ++files;
+  }
+  EXPECT_GE(files, 19);
+}
+
+}  // namespace
+}  // namespace turboquant
