@@ -48,7 +48,7 @@ class Scan {
 
     std::size_t most = std::clamp(kCodeBytes / size_, std::size_t{16}, kMostRows);
     if (!few) {
-      most = std::clamp(kRowBytes / impl_.padded / kLane * kLane, 2 * kLane, kMostRows);
+      most = std::clamp(kRowBytes / impl_.padded / kLane * kLane, 4 * kLane, kMostRows);
       const std::size_t tile = most * impl_.padded;
       decoded_.resize(tile);
       if (impl_.two_parts()) decoded_signs_.resize(tile);

@@ -17,19 +17,39 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
+// Longer rows are multiplied a panel at a time, so that the panels of 64 rows and 64 queries stay
+// in the first-level cache; the sums wait in `dots` between panels.
+constexpr std::size_t kPanel = 384;
+constexpr std::size_t kPanelGroups = 4;
+
+// Part of a product: coordinates [begin, end) of rows and queries that are d_padded long.
+struct Panel {
+  std::size_t d_padded;
+  std::size_t begin;
+  std::size_t end;
+};
+
 // Tiles 0 to 3 accumulate (rows a or b) x (groups a or b), 4 and 5 hold rows, 6 and 7 queries.
 // The two flags drop the second rows or the second group.
 template <bool TwoRows, bool TwoGroups>
-void product(const std::int8_t* rows, std::size_t d_padded, const std::int8_t* queries,
+void product(const std::int8_t* rows, const std::int8_t* queries, const Panel& panel,
              std::int32_t* dots, std::size_t group_stride) {
-  const std::int8_t* rows_b = rows + kLane * d_padded;
-  const std::int8_t* queries_b = queries + kLane * d_padded;
-  _tile_zero(0);
-  if constexpr (TwoGroups) _tile_zero(1);
-  if constexpr (TwoRows) _tile_zero(2);
-  if constexpr (TwoRows && TwoGroups) _tile_zero(3);
-  for (std::size_t i = 0; i < d_padded; i += kBlock) {
-    _tile_loadd(4, rows + i, d_padded);
+  const std::int8_t* rows_b = rows + kLane * panel.d_padded;
+  const std::int8_t* queries_b = queries + kLane * panel.d_padded;
+  std::int32_t* dots_b = dots + kLane * kLane;
+  if (panel.begin == 0) {
+    _tile_zero(0);
+    if constexpr (TwoGroups) _tile_zero(1);
+    if constexpr (TwoRows) _tile_zero(2);
+    if constexpr (TwoRows && TwoGroups) _tile_zero(3);
+  } else {
+    _tile_loadd(0, dots, 64);
+    if constexpr (TwoGroups) _tile_loadd(1, dots + group_stride, 64);
+    if constexpr (TwoRows) _tile_loadd(2, dots_b, 64);
+    if constexpr (TwoRows && TwoGroups) _tile_loadd(3, dots_b + group_stride, 64);
+  }
+  for (std::size_t i = panel.begin; i < panel.end; i += kBlock) {
+    _tile_loadd(4, rows + i, panel.d_padded);
     _tile_loadd(6, queries + i * kLane, 64);
     _tile_dpbssd(0, 4, 6);
     if constexpr (TwoGroups) {
@@ -37,29 +57,29 @@ void product(const std::int8_t* rows, std::size_t d_padded, const std::int8_t* q
       _tile_dpbssd(1, 4, 7);
     }
     if constexpr (TwoRows) {
-      _tile_loadd(5, rows_b + i, d_padded);
+      _tile_loadd(5, rows_b + i, panel.d_padded);
       _tile_dpbssd(2, 5, 6);
       if constexpr (TwoGroups) _tile_dpbssd(3, 5, 7);
     }
   }
   _tile_stored(0, dots, 64);
   if constexpr (TwoGroups) _tile_stored(1, dots + group_stride, 64);
-  if constexpr (TwoRows) _tile_stored(2, dots + kLane * kLane, 64);
-  if constexpr (TwoRows && TwoGroups) _tile_stored(3, dots + group_stride + kLane * kLane, 64);
+  if constexpr (TwoRows) _tile_stored(2, dots_b, 64);
+  if constexpr (TwoRows && TwoGroups) _tile_stored(3, dots_b + group_stride, 64);
 }
 
-template <bool TwoGroups>
-void products(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
-              const std::int8_t* queries, std::int32_t* dots) {
-  const std::size_t group_stride = n_rows * kLane;
-  std::size_t r = 0;
-  for (; r + 2 * kLane <= n_rows; r += 2 * kLane) {
-    product<true, TwoGroups>(rows + r * d_padded, d_padded, queries, dots + r * kLane,
-                             group_stride);
+// All groups against one or two tiles of rows.
+template <bool TwoRows>
+void products(const std::int8_t* rows, const std::int8_t* queries, std::size_t groups,
+              const Panel& panel, std::int32_t* dots, std::size_t group_stride) {
+  std::size_t g = 0;
+  for (; g + 2 <= groups; g += 2) {
+    product<TwoRows, true>(rows, queries + g * kLane * panel.d_padded, panel,
+                           dots + g * group_stride, group_stride);
   }
-  if (r < n_rows) {
-    product<false, TwoGroups>(rows + r * d_padded, d_padded, queries, dots + r * kLane,
-                              group_stride);
+  if (g < groups) {
+    product<TwoRows, false>(rows, queries + g * kLane * panel.d_padded, panel,
+                            dots + g * group_stride, group_stride);
   }
 }
 
@@ -68,14 +88,21 @@ void dot_tile(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
               const std::int32_t* /*bias*/, std::int32_t* dots) {
   const TileConfig config;
   _tile_loadconfig(&config);
-  std::size_t g = 0;
-  for (; g + 2 <= groups; g += 2) {
-    products<true>(rows, n_rows, d_padded, queries + g * kLane * d_padded,
-                   dots + g * n_rows * kLane);
-  }
-  if (g < groups) {
-    products<false>(rows, n_rows, d_padded, queries + g * kLane * d_padded,
-                    dots + g * n_rows * kLane);
+  const std::size_t group_stride = n_rows * kLane;
+  for (std::size_t g = 0; g < groups; g += kPanelGroups) {
+    const std::size_t count = groups - g < kPanelGroups ? groups - g : kPanelGroups;
+    const std::int8_t* q = queries + g * kLane * d_padded;
+    std::int32_t* out = dots + g * group_stride;
+    for (std::size_t i = 0; i < d_padded; i += kPanel) {
+      const Panel panel = {d_padded, i, d_padded - i < kPanel ? d_padded : i + kPanel};
+      std::size_t r = 0;
+      for (; r + 2 * kLane <= n_rows; r += 2 * kLane) {
+        products<true>(rows + r * d_padded, q, count, panel, out + r * kLane, group_stride);
+      }
+      if (r < n_rows) {
+        products<false>(rows + r * d_padded, q, count, panel, out + r * kLane, group_stride);
+      }
+    }
   }
   _tile_release();
 }

@@ -50,6 +50,16 @@ TEST_F(Atomic, ReplacesAndRespectsTheMask) {
   EXPECT_EQ(status.st_mode & 0777, 0640U);
 }
 
+TEST_F(Atomic, ALinkKeepsPointing) {
+  std::filesystem::create_directory(path("folder"));
+  testing::write_bytes(path("folder/file"), "old");
+  std::filesystem::create_symlink("folder/file", path("link"));
+  write_file(path("link"), "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(path("link")));
+  EXPECT_EQ(testing::read_bytes(path("folder/file")), "new");
+  EXPECT_EQ(names(), (std::vector<std::string>{"folder", "link"}));
+}
+
 TEST_F(Atomic, Refusals) {
   EXPECT_FAILS(AtomicFile(path("none/out")), IoError, "none/out", "cannot create");
   EXPECT_FAILS(AtomicFile(path("") + "/"), IoError, "not a regular file");

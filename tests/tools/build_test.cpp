@@ -41,6 +41,7 @@ class Build : public testing::FolderTest {
     evaluation.queries = testing::example("queries.npy");
     evaluation.base = testing::example("base.npy");
     evaluation.ids = ids;
+    evaluation.limit = 100;
     return evaluate_index(evaluation, silent_);
   }
   Progress silent_;
@@ -81,16 +82,23 @@ TEST_F(Build, EveryMetric) {
 }
 
 TEST_F(Build, CompositesTrainOnASample) {
-  for (const char* factory : {"Flat", "SQ8", "PCA64,SQ8", "PCA64,TQ4", "IVF16,TQ4", "IVF16,Flat",
-                              "TQ2,RFlat", "HNSW8,TQ4", "OPQ8_64,PQ8"}) {
-    BuildOptions build = options(factory);
+  struct Case {
+    const char* factory;
+    bool keeps_products;  // PCA takes the mean away
+  };
+  for (const Case& c :
+       {Case{"Flat", true}, Case{"SQ8", true}, Case{"PCA64,TQ4", false}, Case{"PCA32,PQ8x4", false},
+        Case{"IVF16,TQ4", true}, Case{"TQ2,RFlat", true}, Case{"HNSW8,TQ4", true}}) {
+    BuildOptions build = options(c.factory);
     build.train_size = 2000;
     run(build);
     const EvalReport result = eval("x.tqi");
-    EXPECT_EQ(result.vectors, 5000U) << factory;
-    EXPECT_GT(result.recall_at.at(10), 0.3) << factory;
-    ASSERT_TRUE(result.estimate) << factory;
-    EXPECT_NEAR(result.estimate->slope, 1.0, 0.25) << factory;
+    EXPECT_EQ(result.vectors, 5000U) << c.factory;
+    EXPECT_GT(result.recall_at.at(10), 0.3) << c.factory;
+    ASSERT_TRUE(result.estimate) << c.factory;
+    if (c.keeps_products) {
+      EXPECT_NEAR(result.estimate->slope, 1.0, 0.02) << c.factory;
+    }
   }
 }
 
@@ -134,6 +142,7 @@ TEST_F(Build, IdsOfYourOwn) {
     index->search(1, query.data(), 1, &score, &id);
     EXPECT_GE(id, 1'000'000'000'000) << factory;
   }
+  EXPECT_FAILS(eval("x.tqi"), io::UsageError, "--ids");
   BuildOptions build = options("TQ3");
   testing::write_bytes(path("few.txt"), "1\n2\n");
   build.ids = path("few.txt");
@@ -182,7 +191,7 @@ TEST_F(Build, MemoryLimit) {
 // Stops as a signal would, after some batches; the next build goes on.
 TEST_F(Build, ResumeAfterASignalGivesTheSameBytes) {
   io::install_interrupt_handlers();
-  for (const char* factory : {"TQ3", "TQ2qjl", "PCA32,SQ8", "IVF16,TQ3", "OPQ8_32,PQ8", "IDMap"}) {
+  for (const char* factory : {"TQ3", "PCA32,SQ8", "IVF16,TQ3", "IDMap"}) {
     BuildOptions build = options(std::string(factory) == "IDMap" ? "TQ3" : factory, "whole");
     if (std::string(factory) == "IDMap") {
       std::ofstream text(path("ids.txt"));
@@ -223,6 +232,7 @@ TEST_F(Build, ResumeAfterASignalGivesTheSameBytes) {
     EXPECT_EQ(testing::read_bytes(path("parts")), testing::read_bytes(path("whole"))) << factory;
     EXPECT_FALSE(std::filesystem::exists(path("parts.partial")));
     EXPECT_FALSE(std::filesystem::exists(path("parts.partial.json")));
+    std::filesystem::remove(path("parts"));
   }
   std::signal(SIGINT, SIG_DFL);
   std::signal(SIGTERM, SIG_DFL);

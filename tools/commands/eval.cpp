@@ -77,7 +77,10 @@ class Evaluation {
                           ", the index " + std::to_string(index_->ntotal) + " of " +
                           std::to_string(index_->d));
     }
-    if (options_.ids.empty()) return;
+    if (options_.ids.empty()) {
+      if (ids_are_rows(*index_)) return;
+      throw io::UsageError("the index was built with ids of its own; name them with --ids");
+    }
     ids_ = io::read_ids(options_.ids);
     if (ids_.size() != base_->rows()) {
       throw io::DataError(options_.ids + ": holds " + std::to_string(ids_.size()) + " ids for " +

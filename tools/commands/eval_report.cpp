@@ -46,6 +46,7 @@ void print_report(const EvalReport& report, std::ostream& out) {
     lines.number("recall@" + std::to_string(rank), share, 4);
   }
   for (const auto& [depth, share] : report.k_recall_at) {
+    if (depth == 1) continue;  // the same as recall@1
     const std::string text = std::to_string(depth);
     lines.number(text + "-recall@" + text, share, 4);
   }

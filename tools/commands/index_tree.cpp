@@ -195,6 +195,17 @@ bool needs_single_add(faiss::Index& index) {
   return as<faiss::IndexNSG>(core) || as<faiss::IndexNNDescent>(core);
 }
 
+bool ids_are_rows(faiss::Index& index) {
+  if (auto* pre = as<faiss::IndexPreTransform>(&index)) return ids_are_rows(*pre->index);
+  if (auto* refine = as<faiss::IndexRefine>(&index)) return ids_are_rows(*refine->base_index);
+  auto* map = as<faiss::IndexIDMap>(&index);
+  if (!map) return true;
+  for (std::size_t i = 0; i < map->id_map.size(); ++i) {
+    if (map->id_map[i] != static_cast<std::int64_t>(i)) return false;
+  }
+  return true;
+}
+
 bool takes_ids(faiss::Index& index) {
   if (as<faiss::IndexIDMap>(&index) || as<faiss::IndexIVF>(&index)) return true;
   if (auto* pre = as<faiss::IndexPreTransform>(&index)) return takes_ids(*pre->index);

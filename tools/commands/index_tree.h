@@ -42,6 +42,9 @@ bool has_graph(faiss::Index& index);
 /// Accepts vectors once only (NSG, NNDescent).
 bool needs_single_add(faiss::Index& index);
 
+/// False when an IDMap gives vectors other ids than their row numbers.
+bool ids_are_rows(faiss::Index& index);
+
 /// Whether add_with_ids works without an IDMap around the index.
 bool takes_ids(faiss::Index& index);
 

@@ -4,8 +4,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 
 #include "tools/io/errors.h"
 
@@ -18,6 +20,15 @@ std::string folder_of(const std::string& path) {
   const std::size_t slash = path.find_last_of('/');
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+// A link to a file stays one; the file that it names is replaced.
+std::string behind_links(const std::string& path) {
+  char* const full = ::realpath(path.c_str(), nullptr);
+  if (full == nullptr) return path;
+  std::string target = full;
+  std::free(full);
+  return target;
 }
 
 // So that the rename itself survives a power cut. Some file systems cannot sync a folder; the file
@@ -81,13 +92,13 @@ void AtomicFile::flush() {
 void AtomicFile::commit() {
   flush();
   if (::fsync(fd_) != 0) throw IoError(system_message(path_, "cannot sync", errno));
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (::rename(temporary_.c_str(), behind_links(path_).c_str()) != 0) {
     throw IoError(system_message(path_, "cannot rename to it", errno));
   }
   ::close(fd_);
   fd_ = -1;
   guard_.reset();
-  sync_folder(folder_of(path_));
+  sync_folder(folder_of(temporary_));
 }
 
 void write_file(const std::string& path, const std::string& text) {
