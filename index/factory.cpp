@@ -5,8 +5,8 @@
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/index_factory.h>
 
+#include <algorithm>
 #include <array>
-#include <regex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -61,20 +61,27 @@ const Substitution& substitution_for(const std::string& name, const std::string&
   fail("\"" + description + "\" has more different TurboQuant and SQ names than FAISS can parse");
 }
 
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+// TQ, a digit, then digits and small letters: ours, if only to say what is wrong with it.
+bool looks_like_ours(const std::string& word) {
+  const auto rest = [](char c) { return is_digit(c) || (c >= 'a' && c <= 'z'); };
+  return word.size() >= 3 && word.compare(0, 2, "TQ") == 0 && is_digit(word[2]) &&
+         std::all_of(word.begin() + 3, word.end(), rest);
+}
+
+// Names stand between separators of FAISS's grammar: "IVF16(TQ3),Flat", "HNSW32_TQ4".
 Rewritten rewrite(const std::string& description) {
-  static const std::regex pattern("(^|[,(_])(TQ[0-9]+[a-z0-9]*)(?=$|[,)_])");
   Rewritten result;
-  auto rest = description.cbegin();
-  std::smatch match;
-  auto flags = std::regex_constants::match_default;
-  while (std::regex_search(rest, description.cend(), match, pattern, flags)) {
-    const auto& s = substitution_for(match[2], description, result.substitutions);
-    result.text.append(rest, match[2].first);
-    result.text += s.placeholder.name;
-    rest = match[2].second;
-    flags |= std::regex_constants::match_prev_avail;
+  for (std::size_t at = 0; at <= description.size();) {
+    const std::size_t end = std::min(description.find_first_of(",()_", at), description.size());
+    const std::string word = description.substr(at, end - at);
+    result.text += looks_like_ours(word)
+                       ? substitution_for(word, description, result.substitutions).placeholder.name
+                       : word;
+    if (end < description.size()) result.text += description[end];
+    at = end + 1;
   }
-  result.text.append(rest, description.cend());
   return result;
 }
 

@@ -34,7 +34,8 @@ inline void use_index(const IndexTurboQuant& index) {
   turboquant::write_index(index, &writer);
   const auto again = read_flat_index(writer.data.data(), writer.data.size());
   if (again->ntotal != index.ntotal || again->code_size != index.code_size ||
-      std::memcmp(again->codes.data(), index.codes.data(), index.codes.size()) != 0) {
+      !std::equal(index.codes.data(), index.codes.data() + index.codes.size(),
+                  again->codes.data())) {
     std::abort();
   }
 }

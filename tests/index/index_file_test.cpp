@@ -192,6 +192,20 @@ TEST(IndexFile, SeveralIndexesInOneFile) {
   std::remove(path.c_str());
 }
 
+#if TURBOQUANT_FAISS_VERSION >= 11100
+TEST(IndexFile, ReadThroughMappedMemory) {
+  const std::string path = testing::TempDir() + "mapped.index";
+  for (const char* text : {"TQ3", "IDMap,TQ3", "L2norm,TQ3"}) {
+    const auto index = filled(text, faiss::METRIC_L2, kD, 50);
+    turboquant::write_index(*index, path);
+    const auto found = turboquant::read_index(path, faiss::IO_FLAG_MMAP_IFC);
+    const auto queries = clustered(5, kD, 2);
+    expect_same(search(*found, queries, 3), search(*index, queries, 3));
+  }
+  std::remove(path.c_str());
+}
+#endif
+
 TEST(IndexFile, EveryTruncationIsRefused) {
   for (const char* text : {"TQ3", "TQ2qjl", "IDMap2,TQ3", "TQ2,Refine(TQ4)", "L2norm,TQ1"}) {
     const Bytes file = bytes_of(*filled(text));

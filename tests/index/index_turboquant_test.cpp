@@ -123,6 +123,9 @@ TEST_P(BothMetrics, SearchEqualsTheScanner) {
 }
 
 TEST_P(BothMetrics, NumberOfThreadsChangesNothing) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "the thread sanitizer does not see libgomp's barriers";
+#endif
   const int threads = omp_get_max_threads();
   auto index = make("TQ4", GetParam(), 384);
   const auto x = clustered(3000, 384, 1);
