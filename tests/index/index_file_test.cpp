@@ -153,7 +153,7 @@ struct Pipe : faiss::IOReader {
   explicit Pipe(const Bytes& b) : bytes(b) {}
   std::size_t operator()(void* to, std::size_t size, std::size_t n) override {
     const std::size_t items = std::min(n, (bytes.size() - at) / size);
-    std::memcpy(to, bytes.data() + at, items * size);
+    if (items > 0) std::memcpy(to, bytes.data() + at, items * size);
     at += items * size;
     return items;
   }
