@@ -14,6 +14,9 @@ extern const KernelTable kTable;
 namespace avx512 {
 extern const KernelTable kTable;
 }
+namespace avx512vbmi {
+extern const KernelTable kTable;
+}
 namespace amx {
 extern const KernelTable kTable;
 /// Asks the kernel for the tile registers. False when it refuses.

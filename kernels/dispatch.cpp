@@ -19,6 +19,7 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
+bool has_vbmi() { return has_avx512() && __builtin_cpu_supports("avx512vbmi"); }
 #endif
 
 #if defined(TQ_HAVE_NEON)
@@ -26,7 +27,7 @@ bool has_dot_product() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 #endif
 
 struct Backends {
-  static constexpr int kMost = 5;
+  static constexpr int kMost = 6;
   const KernelTable* tables[kMost + 1] = {};
   const char* names[kMost + 1] = {};
   int count = 0;
@@ -38,7 +39,8 @@ struct Backends {
 
   Backends() {
 #if defined(TQ_HAVE_AVX2)
-    if (has_avx512() && amx::enable()) add(amx::kTable);
+    if (has_vbmi() && amx::enable()) add(amx::kTable);
+    if (has_vbmi()) add(avx512vbmi::kTable);
     if (has_avx512()) add(avx512::kTable);
     if (has_avx2()) add(avx2::kTable);
 #endif

@@ -114,7 +114,8 @@ struct KernelTable {
 };
 
 /// The backend in use: the best that this processor supports, or the one that the environment
-/// variable TURBOQUANT_FORCE_ISA names (scalar, avx2, avx512, amx, neon). A name that is unknown
+/// variable TURBOQUANT_FORCE_ISA names (scalar, avx2, avx512,
+/// avx512vbmi, amx, neon). A name that is unknown
 /// or unsupported here is an error: std::runtime_error from the first call.
 const KernelTable& active();
 
