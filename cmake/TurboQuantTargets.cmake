@@ -16,7 +16,7 @@ endfunction()
 
 # tq_add_test(<name> SOURCES ... DEPENDS ... [LABELS ...]): GoogleTest program, one ctest entry
 # per program. Tests may include internal headers. Waiting threads sleep instead of spinning, since
-# tests share the machine.
+# tests share the machine; BLAS works on one thread, since its results depend on their number.
 function(tq_add_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS;LABELS;ENVIRONMENT" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -32,5 +32,5 @@ function(tq_add_test name)
     list(APPEND ARG_ENVIRONMENT OMP_NUM_THREADS=1)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
-                                          ENVIRONMENT "OMP_WAIT_POLICY=PASSIVE;${ARG_ENVIRONMENT}")
+                                          ENVIRONMENT "OMP_WAIT_POLICY=PASSIVE;OPENBLAS_NUM_THREADS=1;${ARG_ENVIRONMENT}")
 endfunction()

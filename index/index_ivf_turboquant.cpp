@@ -85,10 +85,12 @@ class Scanner : public faiss::InvertedListScanner {
   void for_selected(std::size_t n, const std::uint8_t* codes, const std::int64_t* ids,
                     const F& f) const {
     for (std::size_t j = 0; j < n; ++j, codes += code_size) {
-      if (sel != nullptr && !sel->is_member(ids[j])) continue;
+      std::int64_t id;
+      std::memcpy(&id, ids + j, sizeof id);  // lists mapped from a file are not aligned
+      if (sel != nullptr && !sel->is_member(id)) continue;
       f(distance_to_code(codes), store_pairs ? static_cast<std::int64_t>(faiss::lo_build(
                                                    static_cast<std::uint64_t>(list_no), j))
-                                             : ids[j]);
+                                             : id);
     }
   }
 #endif

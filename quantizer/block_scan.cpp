@@ -9,15 +9,15 @@ namespace {
 using kernels::Hit;
 using kernels::kLane;
 
-constexpr std::size_t kRowBytes = 32768;  // decoded rows that stay in the first-level cache
-constexpr std::size_t kMostRows = 256;    // rows of a block
+constexpr std::size_t kRowBytes = 32768;   // decoded rows that stay in the first-level cache
+constexpr std::size_t kMostRows = 256;     // rows of a block
 constexpr std::size_t kCodeBytes = 24576;  // codes of a block that few queries read in turn
-constexpr std::size_t kGroups = 4;        // query groups of a tile
+constexpr std::size_t kGroups = 4;         // query groups of a tile
 
 // A block of rows, contiguous or picked by the mask, and their factors.
 struct RowBlock {
-  std::size_t first = 0;        // number of the first row
-  bool contiguous = true;       // else ids says which rows
+  std::size_t first = 0;   // number of the first row
+  bool contiguous = true;  // else ids says which rows
   std::uint32_t ids[kMostRows];
   float scale[kMostRows];
   float residual[kMostRows];
@@ -90,7 +90,9 @@ class Scan {
     return row;
   }
 
-  std::size_t id(std::size_t j) const { return block_.contiguous ? block_.first + j : block_.ids[j]; }
+  std::size_t id(std::size_t j) const {
+    return block_.contiguous ? block_.first + j : block_.ids[j];
+  }
 
   // Reads the factors; called once the codes have brought the rows into the cache.
   void load_factors() {
@@ -146,8 +148,8 @@ class Scan {
       operand[code] = static_cast<std::int8_t>(level);
     }
     for (std::size_t j = 0; j < block_.n; ++j) {
-      impl_.kernels.decode(rows_.codes + id(j) * size_, impl_.options.dimension,
-                           impl_.options.bits, operand, out.data() + j * impl_.padded);
+      impl_.kernels.decode(rows_.codes + id(j) * size_, impl_.options.dimension, impl_.options.bits,
+                           operand, out.data() + j * impl_.padded);
     }
   }
 

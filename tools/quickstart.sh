@@ -10,6 +10,8 @@ data=examples/data
 out=build/quickstart
 index=$out/wordnet.tqi
 turboquant=build/release/tools/turboquant-index
+progress=auto
+[ -t 2 ] || progress=none
 
 tools/setup.sh build
 echo "== Building turboquant-index"
@@ -18,9 +20,11 @@ mkdir -p "$out"
   >"$out/build.log" 2>&1 || { cat "$out/build.log" >&2; exit 1; }
 
 echo "== Building a TQ3 index over $data/base.npy"
-"$turboquant" build --input "$data/base.npy" --factory TQ3 --metric ip --output "$index"
+"$turboquant" build --input "$data/base.npy" --factory TQ3 --metric ip --output "$index" \
+  --progress "$progress"
 echo "== Ten definitions, and the entries whose embeddings are nearest"
 "$turboquant" search --index "$index" --queries "$data/queries.npy" -k 3 --limit 10 \
-  --text "$data/base.txt" --query-text "$data/queries.txt"
+  --text "$data/base.txt" --query-text "$data/queries.txt" --progress "$progress"
 echo "== Recall of all queries against exact search"
-"$turboquant" eval --index "$index" --queries "$data/queries.npy" --base "$data/base.npy" -k 10
+"$turboquant" eval --index "$index" --queries "$data/queries.npy" --base "$data/base.npy" -k 10 \
+  --progress "$progress"

@@ -5,14 +5,14 @@ set -euo pipefail
 
 declare -A groups=(
   # What building the libraries, programs, tests and benchmarks takes.
-  [build]="g++ cmake ninja-build ccache libfaiss-dev libopenblas-dev libabsl-dev libhdf5-dev
+  [build]="g++ cmake ninja-build ccache python3 libfaiss-dev libopenblas-dev libabsl-dev libhdf5-dev
            libcli11-dev nlohmann-json3-dev libgtest-dev libgmock-dev libbenchmark-dev"
   # What tools/check.sh takes beside that.
-  [check]="git python3 clang-format-14"
+  [check]="git clang-format-14"
   # clang-tidy, and clang with its sanitizer and OpenMP runtimes for the fuzz preset.
-  [develop]="clang-14 clang-tidy-14 libclang-rt-14-dev libomp-14-dev python3"
+  [develop]="clang-14 clang-tidy-14 libclang-rt-14-dev libomp-14-dev"
   # tools/check_neon.sh: a cross compiler, an emulator, GoogleTest's source.
-  [cross]="g++ cmake ninja-build ccache g++-aarch64-linux-gnu qemu-user googletest"
+  [cross]="g++ cmake ninja-build ccache python3 g++-aarch64-linux-gnu qemu-user googletest"
 )
 
 [ $# -gt 0 ] || set -- build

@@ -87,9 +87,8 @@ int main(int argc, char** argv) {
   const turboquant::Quantizer quantizer(options);
 
   std::vector<std::uint8_t> codes(base.rows() * quantizer.code_size());
-  const auto add = timed(repetitions, [&] {
-    quantizer.quantize(base.data.data(), base.rows(), codes.data());
-  });
+  const auto add =
+      timed(repetitions, [&] { quantizer.quantize(base.data.data(), base.rows(), codes.data()); });
   const turboquant::CodeRows rows{codes.data(), base.rows(), nullptr};
   std::vector<float> scores(queries.rows() * k);
   std::vector<std::int64_t> ids(queries.rows() * k);
@@ -97,8 +96,7 @@ int main(int argc, char** argv) {
     turboquant::search_topk(quantizer, turboquant::Metric::kInnerProduct, q, nq, rows, k,
                             scores.data(), ids.data());
   };
-  const auto batch =
-      timed(repetitions, [&] { search(queries.data.data(), queries.rows()); });
+  const auto batch = timed(repetitions, [&] { search(queries.data.data(), queries.rows()); });
   std::size_t next = 0;
   const auto one = timed(20 * repetitions, [&] {
     search(&queries.data[(next++ % queries.rows()) * queries.width()], 1);

@@ -38,8 +38,8 @@ inline __m512i look_up(__m512i table, __m512i codes) { return _mm512_shuffle_epi
 template <int Bits>
 inline __m512i expand(const std::uint8_t* block) {
   if constexpr (Bits == 4) {
-    const __m512i v = _mm512_broadcast_i64x4(
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)));
+    const __m512i v =
+        _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)));
     return clean(_mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4)), 15);
   } else if constexpr (Bits == 2) {
     const __m512i v =
@@ -71,8 +71,7 @@ inline __m512i tail_levels(const std::uint8_t* packed, std::size_t n, __m512i ta
   const __m512i byte_in_quad = _mm512_set1_epi64(0x0706050403020100);
   const __m512i first = _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7),
                                            _mm512_set1_epi64(Bits * 0x0101010101010101));
-  const __m512i quads =
-      _mm512_permutexvar_epi8(_mm512_add_epi8(first, byte_in_quad), stream);
+  const __m512i quads = _mm512_permutexvar_epi8(_mm512_add_epi8(first, byte_in_quad), stream);
   std::uint64_t shifts = 0;
   for (int i = 0; i < 8; ++i) shifts |= static_cast<std::uint64_t>(i * Bits) << (8 * i);
   const __m512i fields =

@@ -89,7 +89,9 @@ SearchReport search_index(const SearchOptions& options, std::ostream& out, Progr
   std::vector<float> x(kBatch * queries->dimension());
   std::vector<float> scores(kBatch * options.k);
   std::vector<std::int64_t> ids(kBatch * options.k);
-  progress.begin("search", report.queries);
+  Progress silent;  // a bar would run through the table
+  Progress& shown = to_table ? silent : progress;
+  shown.begin("search", report.queries);
   for (std::uint64_t done = 0; done < report.queries;) {
     io::check_interrupt();
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(kBatch, report.queries - done));
@@ -104,10 +106,10 @@ SearchReport search_index(const SearchOptions& options, std::ostream& out, Progr
       table.print(done + i, ids.data() + i * options.k, scores.data() + i * options.k, options.k);
     }
     done += n;
-    progress.update(done);
+    shown.update(done);
   }
   files.commit();
-  progress.end();
+  shown.end();
   return report;
 }
 
