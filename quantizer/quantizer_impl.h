@@ -53,10 +53,11 @@ inline float saturate(double value) {
   return value > FLT_MAX ? FLT_MAX : static_cast<float>(value);
 }
 
-/// The product that every score starts from; the order of operations is part of the format.
+/// The product that every score starts from; the order of operations is part of the format. Zero
+/// has no sign, so that equal scores are equal bits.
 inline float scaled_product(std::int32_t dot, float row_scale, float query_scale) {
   const float factor = row_scale * query_scale;
-  return static_cast<float>(dot) * (factor < FLT_MAX ? factor : FLT_MAX);
+  return static_cast<float>(dot) * (factor < FLT_MAX ? factor : FLT_MAX) + 0.0f;
 }
 
 /// Squared distance from an estimated product; NaN (overflow on both sides) counts as infinity.
