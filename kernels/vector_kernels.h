@@ -263,17 +263,18 @@ std::int32_t quantize_query(const float* u, std::size_t d, float factor, std::in
 
 // ---- pack ----
 
-// One plane of a block: byte j collects field k of code j + k * plane.
+// One plane of a block: byte j collects field k of code j + k * plane, eight bytes at a time.
 template <int Width>
 inline void pack_plane(const std::uint8_t* codes, int shift, std::uint8_t* out) {
-  constexpr int plane = static_cast<int>(plane_bytes(Width));
-  constexpr int mask = (1 << Width) - 1;
-  for (int j = 0; j < plane; ++j) {
-    int byte = 0;
-    for (int k = 0; k < 8 / Width; ++k) {
-      byte |= (codes[j + k * plane] >> shift & mask) << (k * Width);
+  constexpr std::size_t plane = plane_bytes(Width);
+  constexpr std::uint64_t mask = ((1u << Width) - 1) * 0x0101010101010101u;
+  for (std::size_t j = 0; j < plane; j += 8) {
+    std::uint64_t bytes = 0;
+    for (std::size_t k = 0; k < 8 / Width; ++k) {
+      const auto eight = load<std::uint64_t>(codes + j + k * plane);
+      bytes |= (eight >> shift & mask) << (k * Width);
     }
-    out[j] = static_cast<std::uint8_t>(byte);
+    store(out + j, bytes);
   }
 }
 
