@@ -3,6 +3,7 @@
 
 #define TQ_VECTOR_BYTES 32
 #include "kernels/backends.h"
+#include "kernels/four_rows.h"
 #include "kernels/vector_kernels.h"
 
 namespace turboquant::kernels::avx2 {
@@ -132,21 +133,9 @@ void dot_rows_bits(const std::uint8_t* codes, std::size_t stride, const std::uin
                    std::int32_t* dots) {
   const __m256i levels = broadcast_table(table.levels, table.offset);
   const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
-  const auto address = [&](std::size_t j) {
-    return codes + stride * (rows != nullptr ? rows[j] : j);
-  };
-  std::size_t j = 0;
-  for (; j + 4 <= n; j += 4) {
-    const std::uint8_t* row[4] = {address(j), address(j + 1), address(j + 2), address(j + 3)};
-    store(dots + j, _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias));
-  }
-  if (j < n) {
-    const std::uint8_t* row[4];
-    for (std::size_t r = 0; r < 4; ++r) row[r] = address(j + r < n ? j + r : n - 1);
-    std::int32_t last[4];
-    store(last, _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias));
-    std::memcpy(dots + j, last, (n - j) * sizeof(std::int32_t));
-  }
+  dot_by_four<0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
+    return _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias);
+  });
 }
 
 void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,

@@ -4,6 +4,7 @@
 
 #define TQ_VECTOR_BYTES 16
 #include "kernels/backends.h"
+#include "kernels/four_rows.h"
 #include "kernels/vector_kernels.h"
 
 namespace turboquant::kernels::neon {
@@ -107,15 +108,9 @@ template <int Bits>
 void dot_rows_bits(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
                    std::size_t n, std::size_t d, int8x16_t levels, const std::int8_t* query,
                    std::int32_t* dots) {
-  for (std::size_t j = 0; j < n; j += 4) {
-    const std::uint8_t* row[4];
-    for (std::size_t r = 0; r < 4; ++r) {
-      const std::size_t at = j + r < n ? j + r : n - 1;
-      row[r] = codes + stride * (rows != nullptr ? rows[at] : at);
-    }
-    const int32x4_t four = dot_four<Bits>(row, d, levels, query);
-    std::memcpy(dots + j, &four, (n - j < 4 ? n - j : 4) * sizeof(std::int32_t));
-  }
+  dot_by_four<0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
+    return dot_four<Bits>(row, d, levels, query);
+  });
 }
 
 void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
