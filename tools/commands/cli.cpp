@@ -75,7 +75,7 @@ class CommandLine {
 
  private:
   CLI::App* command(const std::string& name, const std::string& description,
-                    std::function<void()> work) {
+                    const std::function<void()>& work) {
     CLI::App* sub = app_.add_subcommand(name, description);
     sub->callback([this, work] { command_ = work; });
     return sub;
