@@ -100,6 +100,23 @@ inline __m128i sum_lanes(__m256i a, __m256i b, __m256i c, __m256i d) {
   return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 
+// Products of the last d - i coordinates of four rows. Apart from dot_four, whose sums would go
+// through memory if a loop that is not unrolled could reach them.
+template <int Bits>
+[[gnu::noinline]] __m128i dot_four_tails(const std::uint8_t* const row[4], std::size_t i,
+                                         std::size_t d, __m256i table, const std::int8_t* query) {
+  __m256i sums[4];
+  for (int r = 0; r < 4; ++r) {
+    std::uint8_t codes[64];
+    unpack_tail(row[r] + packed_bytes(i, Bits), d - i, Bits, codes);
+    const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
+    const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
+    sums[r] = dot_block<Bits>(_mm256_setzero_si256(), low, high, load256(query + i),
+                              load256(query + i + 32));
+  }
+  return sum_lanes(sums[0], sums[1], sums[2], sums[3]);
+}
+
 // Four rows at a time, so that each load of the query serves four products.
 template <int Bits>
 inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m256i table,
@@ -109,22 +126,15 @@ inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m256i
   for (std::size_t at = 0; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
     const __m256i query_low = load256(query + i);
     const __m256i query_high = load256(query + i + 32);
+#pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       const __m256i low = _mm256_shuffle_epi8(table, expand<Bits, 0>(row[r] + at));
       const __m256i high = _mm256_shuffle_epi8(table, expand<Bits, 1>(row[r] + at));
       sums[r] = dot_block<Bits>(sums[r], low, high, query_low, query_high);
     }
   }
-  if (i < d) {
-    for (int r = 0; r < 4; ++r) {
-      std::uint8_t codes[64];
-      unpack_tail(row[r] + packed_bytes(i, Bits), d - i, Bits, codes);
-      const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
-      const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
-      sums[r] = dot_block<Bits>(sums[r], low, high, load256(query + i), load256(query + i + 32));
-    }
-  }
-  return sum_lanes(sums[0], sums[1], sums[2], sums[3]);
+  const __m128i dots = sum_lanes(sums[0], sums[1], sums[2], sums[3]);
+  return i < d ? _mm_add_epi32(dots, dot_four_tails<Bits>(row, i, d, table, query)) : dots;
 }
 
 template <int Bits>
@@ -133,7 +143,7 @@ void dot_rows_bits(const std::uint8_t* codes, std::size_t stride, const std::uin
                    std::int32_t* dots) {
   const __m256i levels = broadcast_table(table.levels, table.offset);
   const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
-  dot_by_four<0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
+  dot_by_four<4096>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
     return _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias);
   });
 }
