@@ -1,4 +1,4 @@
-// A page: the codes of a run of tokens of one layer, for all its kv heads. docs/kv_page_format.md.
+// A page: the codes of a run of tokens of one layer, for all its kv heads. docs/kv_format.md.
 #pragma once
 
 #include <atomic>
@@ -39,12 +39,12 @@ struct SideFormat {
 
 /// How the pages of one layer are laid out: per head its keys, then its values.
 struct LayerFormat {
+  /// Rotations by part size, shared by the heads. Before the sides, which point into it.
+  std::vector<std::unique_ptr<Rotation>> rotations;
   SideFormat keys;
   SideFormat values;
   std::size_t head_bytes = 0;
   std::size_t page_bytes = 0;
-  /// Rotations by part size, shared by the heads.
-  std::vector<std::unique_ptr<Rotation>> rotations;
 
   LayerFormat(const CacheOptions& options, const LayerOptions& layer);
   LayerFormat(LayerFormat&&) = default;

@@ -71,10 +71,11 @@ TEST(Cache, ErrorOfTheCodesIsThatOfTheQuantizer) {
       key_error += std::pow(all.keys[i] - keys[i], 2) / static_cast<double>(keys.size());
       value_error += std::pow(all.values[i] - values[i], 2) / static_cast<double>(keys.size());
     }
-    // An unbiased scale has error D / (1 - D); a page of 64 keys loses 1/64 to its mean.
+    // An unbiased scale has error D / (1 - D); a page of 64 keys loses 1/64 to its mean. A short
+    // vector's coordinates have lighter tails than Gaussian ones: up to 4% less at d = 128.
     const double expected = distortion[bits] / (1 - distortion[bits]);
-    EXPECT_NEAR(value_error, expected, 0.03 * expected) << bits;
-    EXPECT_NEAR(key_error, expected * 63 / 64, 0.03 * expected) << bits;
+    EXPECT_NEAR(value_error, expected, 0.05 * expected) << bits;
+    EXPECT_NEAR(key_error, expected * 63 / 64, 0.05 * expected) << bits;
   }
 }
 
@@ -124,10 +125,14 @@ TEST(Cache, TruncateKeepsTheBitsOfWhatStays) {
     const Contents after = contents(cache, sequence, 1);
     EXPECT_TRUE(std::equal(after.keys.begin(), after.keys.end(), before.keys.begin())) << keep;
     EXPECT_TRUE(std::equal(after.values.begin(), after.values.end(), before.values.begin()));
+    // What was in the tail is coded later; the rest stays as it is.
+    const LayerState& state = std::as_const(cache).sequence(sequence).layers[1];
+    const std::size_t fixed = (state.sinks.n + state.paged) * 2 * 64;
     test::fill(cache, sequence, 200, 9);
     EXPECT_EQ(cache.length(1, sequence), keep + 200);
     const Contents longer = contents(cache, sequence, 1);
-    EXPECT_TRUE(std::equal(after.keys.begin(), after.keys.end(), longer.keys.begin())) << keep;
+    const auto end = after.keys.begin() + static_cast<std::ptrdiff_t>(fixed);
+    EXPECT_TRUE(std::equal(after.keys.begin(), end, longer.keys.begin())) << keep;
     const auto q = normals(4 * 64, 3);
     const auto answer = test::attend(cache, sequence, 1, q);
     const auto expected = test::reference(cache, sequence, 1, q);
