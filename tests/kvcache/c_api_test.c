@@ -8,17 +8,17 @@
 
 static int failures = 0;
 
-#define EXPECT(condition)                                              \
-  do {                                                                 \
-    if (!(condition)) {                                                \
+#define EXPECT(condition)                                                                         \
+  do {                                                                                            \
+    if (!(condition)) {                                                                           \
       printf("line %d: %s is false; last error: %s\n", __LINE__, #condition, tq_kv_last_error()); \
-      ++failures;                                                      \
-    }                                                                  \
+      ++failures;                                                                                 \
+    }                                                                                             \
   } while (0)
 
-#define EXPECT_ERROR(call, code)          \
-  do {                                    \
-    EXPECT((call) == (code));             \
+#define EXPECT_ERROR(call, code)             \
+  do {                                       \
+    EXPECT((call) == (code));                \
     EXPECT(strlen(tq_kv_last_error()) > 10); \
   } while (0)
 
@@ -95,11 +95,11 @@ static void refused_configurations(void) {
   good.layers = 1;
   good.query_heads = good.kv_heads = 1;
   good.key_dim = good.value_dim = 64;
-#define EXPECT_REFUSED(change)                                                        \
-  do {                                                                                \
-    config = good;                                                                    \
-    change;                                                                           \
-    EXPECT_ERROR(tq_kv_create(&config, &cache), TQ_KV_INVALID_ARGUMENT);              \
+#define EXPECT_REFUSED(change)                                           \
+  do {                                                                   \
+    config = good;                                                       \
+    change;                                                              \
+    EXPECT_ERROR(tq_kv_create(&config, &cache), TQ_KV_INVALID_ARGUMENT); \
   } while (0)
   EXPECT_REFUSED(config.layer.keys.bits = 7);
   EXPECT_REFUSED(config.layer.keys.bits = 4000000000u);
