@@ -6,6 +6,7 @@
 #include "kernels/by_bits.h"
 #include "kernels/four_rows.h"
 #include "kernels/select.h"
+#include "kernels/vector_attention.h"
 #include "kernels/vector_kernels.h"
 
 namespace turboquant::kernels::avx2 {
@@ -240,6 +241,11 @@ const KernelTable kTable = {"avx2",
                             pack,
                             max_abs,
                             quantize_query,
+                            to_half,
+                            to_float,
+                            dot,
+                            add_scaled,
+                            exp_sum,
                             decode,
                             dot_rows,
                             dot_tile,

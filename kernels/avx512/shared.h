@@ -9,6 +9,7 @@
 #include "kernels/by_bits.h"
 #include "kernels/four_rows.h"
 #include "kernels/select.h"
+#include "kernels/vector_attention.h"
 #include "kernels/vector_kernels.h"
 
 namespace turboquant::kernels {

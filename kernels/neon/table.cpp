@@ -7,6 +7,7 @@
 #include "kernels/by_bits.h"
 #include "kernels/four_rows.h"
 #include "kernels/select.h"
+#include "kernels/vector_attention.h"
 #include "kernels/vector_kernels.h"
 
 namespace turboquant::kernels::neon {
@@ -168,6 +169,11 @@ const KernelTable kTable = {"neon",
                             pack,
                             max_abs,
                             quantize_query,
+                            to_half,
+                            to_float,
+                            dot,
+                            add_scaled,
+                            exp_sum,
                             decode,
                             dot_rows,
                             dot_tile,
