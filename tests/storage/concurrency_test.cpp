@@ -20,8 +20,7 @@ RecordBatch group_batch(std::size_t g, std::int64_t generation, const std::vecto
   batch.ids = number_ids(kGroup, g * kGroup);
   batch.vectors = vectors;
   for (std::size_t i = 0; i < kGroup; ++i) {
-    batch.metadata.push_back(
-        {{"group", static_cast<std::int64_t>(g)}, {"generation", generation}});
+    batch.metadata.push_back({{"group", static_cast<std::int64_t>(g)}, {"generation", generation}});
   }
   return batch;
 }
@@ -77,7 +76,9 @@ TEST(Concurrency, ReadersSeeWholeWritesWhileRowsMove) {
         ASSERT_OK(found);
         const Hits& hits = found->front();
         EXPECT_TRUE(hits.empty() || hits.size() == kGroup) << hits.size();
-        for (const Hit& hit : hits) EXPECT_EQ(hits.front().metadata, hit.metadata);
+        for (const Hit& hit : hits) {
+          EXPECT_EQ(hits.front().metadata, hit.metadata);
+        }
         reads.fetch_add(1);
       }
     });
@@ -86,11 +87,15 @@ TEST(Concurrency, ReadersSeeWholeWritesWhileRowsMove) {
     while (!stop.load()) {
       // What is there all the time is seen exactly once, whatever moves meanwhile.
       const std::vector<Record> all = scroll_all(c, 97);
-      for (std::size_t i = 1; i < all.size(); ++i) ASSERT_LT(all[i - 1].id, all[i].id);
+      for (std::size_t i = 1; i < all.size(); ++i) {
+        ASSERT_LT(all[i - 1].id, all[i].id);
+      }
       const auto got = c.get(number_ids(kGroup * kGroups), {true, true});
       ASSERT_OK(got);
       for (const auto& record : *got) {
-        if (record) ASSERT_EQ(2u, record->metadata.size());
+        if (record) {
+          ASSERT_EQ(2u, record->metadata.size());
+        }
       }
       ASSERT_OK(c.compact());
       reads.fetch_add(1);
@@ -123,7 +128,9 @@ TEST(Concurrency, WritersShareOneSyncAndCollectionsComeAndGo) {
         const absl::Status status = (*c)->upsert({number_ids(1, t * 1000 + i), x}).status();
         EXPECT_TRUE(status.ok() || error_reason(status) == "COLLECTION_NOT_FOUND") << status;
         if (t == 0 && i % 10 == 9) (void)(*store)->drop_collection(name);
-        if (t == 1 && i % 10 == 5) EXPECT_OK((*store)->create_snapshot(SnapshotKind::kCheckpoint));
+        if (t == 1 && i % 10 == 5) {
+          EXPECT_OK((*store)->create_snapshot(SnapshotKind::kCheckpoint));
+        }
         (void)(*store)->collections();
       }
     });

@@ -79,7 +79,9 @@ class DiskErrorTest : public testing::Test {
 
 TEST_F(DiskErrorTest, AFullDiskRefusesWritesUntilThereIsSpace) {
   std::uint64_t n = 0;
-  for (; n < 5; ++n) ASSERT_OK(write(n));
+  for (; n < 5; ++n) {
+    ASSERT_OK(write(n));
+  }
   // Several limits, so that writes are cut at different places.
   for (const std::int64_t space : {0, 700, 5'000, 20'001, 100'000}) {
     set_faults({space, false});
@@ -108,7 +110,9 @@ TEST_F(DiskErrorTest, AFullDiskRefusesWritesUntilThereIsSpace) {
 
 TEST_F(DiskErrorTest, AFailedSyncIsNeverAcknowledged) {
   std::uint64_t n = 0;
-  for (; n < 5; ++n) ASSERT_OK(write(n));
+  for (; n < 5; ++n) {
+    ASSERT_OK(write(n));
+  }
   for (int round = 0; round < 3; ++round) {
     set_faults({-1, true});
     const absl::Status status = write(n++);

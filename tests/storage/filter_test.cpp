@@ -76,8 +76,7 @@ std::vector<Case> cases() {
       {"bool", Filter::equal("even", false), [](std::uint64_t i) { return i % 2 != 0; }},
       {"missing", Filter::negate(Filter::exists("number")),
        [](std::uint64_t i) { return i % 5 == 0; }},
-      {"not equal takes the missing",
-       Filter::negate(Filter::equal("number", std::int64_t{-999})),
+      {"not equal takes the missing", Filter::negate(Filter::equal("number", std::int64_t{-999})),
        [](std::uint64_t i) { return i != 1; }},
       {"integer range", Filter::range("number", above),
        [](std::uint64_t i) { return i % 5 != 0 && i > 1500; }},
@@ -85,8 +84,8 @@ std::vector<Case> cases() {
        [](std::uint64_t i) { return share(i) == 0; }},
       {"strings", Filter::range("lang", strings), [](std::uint64_t i) { return i % 3 != 0; }},
       {"in",
-       Filter::one_of("lang", {std::string("xx"), std::string("en"), std::string("en"),
-                               std::string("")}),
+       Filter::one_of("lang",
+                      {std::string("xx"), std::string("en"), std::string("en"), std::string("")}),
        [](std::uint64_t i) { return i % 3 != 1; }},
       {"in nothing", Filter::one_of("lang", {}), [](std::uint64_t) { return false; }},
       {"empty range", Filter::range("number", empty_range), [](std::uint64_t) { return false; }},
@@ -95,9 +94,9 @@ std::vector<Case> cases() {
       {"list in", Filter::one_of("tags", {std::string("t4"), std::string("t6")}),
        [](std::uint64_t i) { return i % 4 == 0 || i % 6 == 0; }},
       {"tree",
-       Filter::all_of({Filter::any_of({Filter::equal("lang", std::string("en")),
-                                       Filter::equal("even", true)}),
-                       Filter::negate(Filter::equal("tags", std::string("t5")))}),
+       Filter::all_of(
+           {Filter::any_of({Filter::equal("lang", std::string("en")), Filter::equal("even", true)}),
+            Filter::negate(Filter::equal("tags", std::string("t5")))}),
        [](std::uint64_t i) { return (i % 3 == 0 || i % 2 == 0) && i % 5 != 0; }},
       {"all", Filter::all_of({}), [](std::uint64_t) { return true; }},
       {"none", Filter::any_of({}), [](std::uint64_t) { return false; }},
@@ -194,7 +193,9 @@ TEST_P(FilterTest, EqualsBruteForceOverMatchingRows) {
         search.filter = c.filter;
         const auto found = (*made)->search(queries, search);
         ASSERT_OK(found);
-        for (const Hits& hits : *found) ASSERT_EQ(std::min<std::size_t>(k, matching), hits.size());
+        for (const Hits& hits : *found) {
+          ASSERT_EQ(std::min<std::size_t>(k, matching), hits.size());
+        }
         expect_same(brute_force(codec, metric, x, queries, k, wanted), *found);
       }
       RangeOptions range;
@@ -260,8 +261,8 @@ TEST(FilterRefused, WithAReasonAndASentence) {
   EXPECT_EQ("BAD_FILTER",
             reason(Filter::any_of(std::vector<Filter>(kMaxFilterNodes, Filter::exists("lang")))));
   EXPECT_EQ("BAD_FILTER",
-            reason(Filter::one_of("number", std::vector<MetadataValue>(kMaxFilterValues + 1,
-                                                                       std::int64_t{1}))));
+            reason(Filter::one_of(
+                "number", std::vector<MetadataValue>(kMaxFilterValues + 1, std::int64_t{1}))));
   EXPECT_EQ("BAD_FILTER", reason(Filter::equal("lang", std::string(kMaxIndexedBytes + 1, 'x'))));
 }
 
@@ -312,7 +313,9 @@ TEST(FilterTime, IsNeverMuchAboveTheUnfilteredScans) {
     }
     std::printf("\n");
     // 1.2 is promised; the rest is for other work on the machine.
-    for (std::size_t s = 1; s < best.size(); ++s) EXPECT_LT(best[s], 1.5 * best[0]);
+    for (std::size_t s = 1; s < best.size(); ++s) {
+      EXPECT_LT(best[s], 1.5 * best[0]);
+    }
     EXPECT_LT(best[3], best[1]);
     EXPECT_LT(best[4], best[0]);
   }

@@ -77,8 +77,8 @@ class KillTest : public testing::Test {
     ASSERT_OK(collection);
     KillState found;
     for (const Record& record : scroll_all(**collection, 10'000, {}, {true, false})) {
-      found[record.id] = static_cast<std::uint64_t>(
-          std::get<std::int64_t>(record.metadata.at("number")));
+      found[record.id] =
+          static_cast<std::uint64_t>(std::get<std::int64_t>(record.metadata.at("number")));
     }
     for (std::size_t t = 0; t < kKillThreads; ++t) {
       for (std::uint64_t i = 0; i < progress.acknowledged[t]; ++i) {
@@ -115,7 +115,9 @@ class KillTest : public testing::Test {
       ++unanswered_;
     }
     ASSERT_EQ(state_.size(), *(*collection)->count({}));
-    if (cycle_ % 10 == 0) ASSERT_OK((*store)->verify());
+    if (cycle_ % 10 == 0) {
+      ASSERT_OK((*store)->verify());
+    }
   }
 
   TempFolder folder_;

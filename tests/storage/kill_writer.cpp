@@ -1,5 +1,5 @@
-// kill_writer FOLDER NEXT0 NEXT1 NEXT2: writes to the store in FOLDER from three threads until it is
-// killed, thread t from operation NEXTt on. A byte pair on standard output tells what happened:
+// kill_writer FOLDER NEXT0 NEXT1 NEXT2: writes to the store in FOLDER from three threads until it
+// is killed, thread t from operation NEXTt on. A byte pair on standard output tells what happened:
 // "t+" operation begins, "t=" it was acknowledged. One pair is one write call, so a pipe keeps it
 // whole and in order.
 #include <unistd.h>
@@ -40,8 +40,7 @@ void work(Collection& collection, std::size_t thread, std::uint64_t number) {
       status = collection.upsert(batch, options).status();
     }
     if (!status.ok()) {
-      std::fprintf(stderr, "operation %s: %s\n", operation.name.c_str(),
-                   status.ToString().c_str());
+      std::fprintf(stderr, "operation %s: %s\n", operation.name.c_str(), status.ToString().c_str());
       std::_Exit(4);
     }
     tell(thread, '=');

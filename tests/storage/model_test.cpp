@@ -126,8 +126,8 @@ class ModelTest : public testing::TestWithParam<DistanceMetric> {
       existing += model_.count(batch.ids[i]);
       changed[batch.ids[i]] = entry(x.data() + i * kDimension, color);
     }
-    const auto result =
-        insert ? collection_->insert(batch, durability()) : collection_->upsert(batch, durability());
+    const auto result = insert ? collection_->insert(batch, durability())
+                               : collection_->upsert(batch, durability());
     if (insert && existing > 0) {
       ASSERT_EQ("ID_EXISTS", error_reason(result.status()));
       return;

@@ -4,10 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <random>
 
 #include "storage/coding.h"
+#include "storage/log_check.h"
+#include "tests/fuzz/storage_fuzz.h"
 
 namespace turboquant::storage {
 namespace {
@@ -118,8 +123,8 @@ TEST(Records, IndexedValuesHaveTheTypesOfTheirFields) {
   });
   EXPECT_FALSE(decode_indexed(encode_indexed({{std::uint16_t{1}, true}}), fields, back));
   EXPECT_FALSE(decode_indexed(encode_indexed({{std::uint16_t{2}, true}}), fields, back));
-  EXPECT_FALSE(decode_indexed(
-      encode_indexed({{std::uint16_t{0}, true}, {std::uint16_t{0}, true}}), fields, back));
+  EXPECT_FALSE(decode_indexed(encode_indexed({{std::uint16_t{0}, true}, {std::uint16_t{0}, true}}),
+                              fields, back));
 }
 
 TEST(Records, RowsBlocksAndOperationsAreExact) {
@@ -145,6 +150,49 @@ TEST(Records, RowsBlocksAndOperationsAreExact) {
   });
 }
 
+TEST(FuzzCorpus, Runs) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(TQ_STORAGE_CORPUS)) {
+    std::ifstream file(entry.path(), std::ios::binary);
+    const std::string data((std::istreambuf_iterator<char>(file)),
+                           std::istreambuf_iterator<char>());
+    test::fuzz_storage(reinterpret_cast<const std::uint8_t*>(data.data()), data.size());
+    ++files;
+  }
+  EXPECT_GT(files, 10);
+}
+
+// The same properties on random bytes, for those who have no fuzzer at hand.
+TEST(FuzzCorpus, HoldsOnRandomBytes) {
+  std::mt19937 random(52);
+  for (int i = 0; i < 20'000; ++i) {
+    std::string data(random() % 300, '\0');
+    for (char& byte : data) byte = static_cast<char>(random() % (i % 2 == 0 ? 8 : 256));
+    if (!data.empty() && i % 3 != 0) data[0] = 9;  // filters
+    test::fuzz_storage(reinterpret_cast<const std::uint8_t*>(data.data()), data.size());
+  }
+}
+
+TEST(LogCheck, TellsADamagedLengthFromATornEnd) {
+  const auto record = [](const std::string& payload) {
+    std::uint32_t crc = crc32c("\1" + payload);
+    crc = ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
+    std::string bytes;
+    put(bytes, crc);
+    put(bytes, static_cast<std::uint16_t>(payload.size()));
+    return bytes + "\1" + payload;
+  };
+  const std::string log = record("first") + record("second") + record("third one");
+  EXPECT_FALSE(has_damaged_length(log));
+  for (std::size_t n = 0; n < log.size(); ++n) EXPECT_FALSE(has_damaged_length(log.substr(0, n)));
+  EXPECT_FALSE(has_damaged_length(log + std::string(100, '\0')));
+  for (const std::size_t at : {std::size_t{4}, log.size() - 9 - 3}) {
+    std::string hurt = log;
+    hurt[at + 1] = static_cast<char>(hurt[at + 1] ^ 0x40);
+    EXPECT_TRUE(has_damaged_length(hurt)) << at;
+  }
+}
+
 TEST(Half, RoundTripsAllHalvesAndRoundsToNearestEven) {
   for (std::uint32_t half = 0; half < 65536; ++half) {
     const float value = half_to_float(static_cast<std::uint16_t>(half));
@@ -163,7 +211,9 @@ TEST(Half, RoundTripsAllHalvesAndRoundsToNearestEven) {
       if ((half == 0 && step < 0) || other >= 0x7c00) continue;
       const double distance = std::fabs(static_cast<double>(half_to_float(other)) - value);
       ASSERT_LE(error, distance);
-      if (error == distance) ASSERT_EQ(0, half % 2);
+      if (error == distance) {
+        ASSERT_EQ(0, half % 2);
+      }
     }
   }
   EXPECT_EQ(0x7bff, float_to_half(65519.0F));

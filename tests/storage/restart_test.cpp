@@ -138,8 +138,10 @@ TEST_F(RestartTest, SnapshotsBringBackTheSameAnswers) {
     EXPECT_OK(store_->verify());
     // Writes go on in the restored store, and are found.
     ASSERT_OK(collection_->remove(number_ids(1)));
-    ASSERT_OK(collection_->upsert({number_ids(1), absl::MakeConstSpan(vectors_).first(kDimension),
-                                   {{{"part", std::int64_t{0}}, {"name", std::string("record 0")}}}}));
+    ASSERT_OK(
+        collection_->upsert({number_ids(1),
+                             absl::MakeConstSpan(vectors_).first(kDimension),
+                             {{{"part", std::int64_t{0}}, {"name", std::string("record 0")}}}}));
     open();
     expect_same(before, answers());
   }
@@ -173,7 +175,8 @@ TEST_F(RestartTest, ADamagedSnapshotIsNotRestored) {
   for (const SnapshotKind kind : {SnapshotKind::kCheckpoint, SnapshotKind::kBackup}) {
     const auto snapshot = store_->create_snapshot(kind);
     ASSERT_OK(snapshot);
-    const fs::path root = folder_.path() + (kind == SnapshotKind::kBackup ? "/backups" : "/snapshots");
+    const fs::path root =
+        folder_.path() + (kind == SnapshotKind::kBackup ? "/backups" : "/snapshots");
     fs::path largest;
     for (const auto& entry : fs::recursive_directory_iterator(root)) {
       if (!entry.is_regular_file() || entry.path().extension() != ".sst") continue;

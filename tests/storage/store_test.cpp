@@ -222,8 +222,7 @@ TEST_F(StoreTest, BadReadsAreRefused) {
   EXPECT_EQ("BAD_VECTOR", error_reason(c.search({}, options).status()));
   EXPECT_EQ("BAD_VECTOR",
             error_reason(c.search(absl::MakeConstSpan(q).subspan(1), options).status()));
-  EXPECT_EQ("BAD_VECTOR",
-            error_reason(c.search(std::vector<float>(kDimension), options).status()));
+  EXPECT_EQ("BAD_VECTOR", error_reason(c.search(std::vector<float>(kDimension), options).status()));
   EXPECT_EQ("BAD_VECTOR",
             error_reason(c.search(std::vector<float>(kDimension, NAN), options).status()));
   options.k = 0;
@@ -380,7 +379,9 @@ TEST_F(StoreTest, ScrollSeesEveryRecordOnceInTheOrderOfIds) {
   for (const std::size_t page : {std::size_t{1}, std::size_t{7}, n, n + 1}) {
     const std::vector<Record> all = scroll_all(c, page);
     ASSERT_EQ(n, all.size());
-    for (std::size_t i = 0; i < n; ++i) ASSERT_EQ(sorted[i], all[i].id);
+    for (std::size_t i = 0; i < n; ++i) {
+      ASSERT_EQ(sorted[i], all[i].id);
+    }
   }
   const auto some = scroll_all(c, 3, Filter::equal("year", std::int64_t{4}));
   EXPECT_EQ(70u, some.size());

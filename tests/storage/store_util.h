@@ -16,15 +16,15 @@
 
 namespace turboquant::test {
 
-#define ASSERT_OK(expression)                              \
-  do {                                                     \
-    const auto& tq_result = (expression);                  \
-    ASSERT_TRUE(tq_result.ok()) << status_of(tq_result);   \
+#define ASSERT_OK(expression)                            \
+  do {                                                   \
+    const auto& tq_result = (expression);                \
+    ASSERT_TRUE(tq_result.ok()) << status_of(tq_result); \
   } while (false)
-#define EXPECT_OK(expression)                              \
-  do {                                                     \
-    const auto& tq_result = (expression);                  \
-    EXPECT_TRUE(tq_result.ok()) << status_of(tq_result);   \
+#define EXPECT_OK(expression)                            \
+  do {                                                   \
+    const auto& tq_result = (expression);                \
+    EXPECT_TRUE(tq_result.ok()) << status_of(tq_result); \
   } while (false)
 
 inline std::string status_of(const absl::Status& status) { return std::string(status.ToString()); }
