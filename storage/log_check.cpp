@@ -19,26 +19,33 @@ constexpr std::size_t kHeader = 7;
 
 std::uint32_t masked(std::uint32_t crc) { return ((crc >> 15) | (crc << 17)) + 0xa282ead8u; }
 
-// Whether some prefix of `payload` is what the CRC was made of.
-bool any_length_fits(std::string_view type_and_payload, std::uint32_t stored) {
-  std::uint32_t crc = crc32c(type_and_payload.substr(0, 1));
-  for (std::size_t i = 1;; ++i) {
-    if (masked(crc) == stored) return true;
-    if (i == type_and_payload.size()) return false;
-    crc = crc32c(type_and_payload.substr(i, 1), crc);
+// Whether some prefix of `payload`, with one of the types that a MANIFEST has, is what the CRC was
+// made of.
+bool any_record_fits(std::string_view payload, std::uint32_t stored) {
+  for (const char type : {'\1', '\2', '\3', '\4'}) {
+    std::uint32_t crc = crc32c({&type, 1});
+    for (std::size_t i = 0;; ++i) {
+      if (masked(crc) == stored) return true;
+      if (i == payload.size()) break;
+      crc = crc32c(payload.substr(i, 1), crc);
+    }
   }
+  return false;
 }
 
 }  // namespace
 
-bool has_damaged_length(std::string_view log) {
+bool has_damaged_header(std::string_view log) {
   for (std::size_t start = 0; start < log.size(); start += kLogBlock) {
     std::string_view block = log.substr(start, kLogBlock);
     while (block.size() >= kHeader) {
       ByteReader reader(block);
       const auto crc = reader.take<std::uint32_t>();
       const auto length = reader.take<std::uint16_t>();
-      if (kHeader + length > block.size()) return any_length_fits(block.substr(6), crc);
+      const auto type = reader.take<std::uint8_t>();
+      if (kHeader + length > block.size() || type > 4) {
+        return any_record_fits(block.substr(kHeader), crc);
+      }
       block.remove_prefix(kHeader + length);
     }
   }

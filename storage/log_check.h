@@ -8,13 +8,14 @@
 
 namespace turboquant::storage {
 
-/// RocksDB reads its logs up to the first record that reaches past the end of the file: what a
-/// power loss leaves of a record that nobody relies on. A damaged length looks the same, and what
-/// follows it would be dropped without a word. They differ in the checksum: what is left of a torn
-/// record matches none, the bytes behind a damaged length match the record's own.
-bool has_damaged_length(std::string_view log);
+/// RocksDB reads its logs up to the first record that reaches past the end of the file, which is
+/// what a power loss leaves of a record that nobody relies on, or that has a type of another use of
+/// the file. A damaged length or type looks the same, and what follows would be dropped without a
+/// word. They differ in the checksum: what is left of a torn record matches none, the bytes behind
+/// a damaged header match the record's own.
+bool has_damaged_header(std::string_view log);
 
-/// DATA_LOSS when the MANIFEST that CURRENT names has a damaged length.
+/// DATA_LOSS when the MANIFEST that CURRENT names has a damaged record header.
 absl::Status check_manifest(const std::string& database_folder);
 
 }  // namespace turboquant::storage

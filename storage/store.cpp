@@ -316,9 +316,10 @@ absl::StatusOr<std::shared_ptr<CollectionImpl>> StoreImpl::create(
     if (!reader.at_end()) return damaged("the number of the next collection is damaged");
     record.options = options;
     record.options.seed = options.seed.value_or(QuantizerOptions::kDefaultSeed);
-    auto made = make_collection(core_, name, record);
-    if (!made.ok()) return made.status();
-    record.fingerprint = code_fingerprint((*made)->quantizer());
+    auto quantizer = make_quantizer(record.options);
+    if (!quantizer.ok()) return quantizer.status();
+    record.fingerprint = code_fingerprint(*quantizer);
+    auto made = std::make_shared<CollectionImpl>(core_, name, record, *std::move(quantizer));
     Batch batch(database);
     batch.put(kMeta, kCollectionPrefix + name, encode_collection(record));
     std::string bytes;
@@ -326,8 +327,8 @@ absl::StatusOr<std::shared_ptr<CollectionImpl>> StoreImpl::create(
     batch.put(kMeta, kNextCollectionKey, bytes);
     TQ_RETURN_IF_ERROR(commit(database, batch));
     const std::lock_guard<std::mutex> lock(map_);
-    contents_.collections.emplace(name, *made);
-    return *made;
+    contents_.collections.emplace(name, made);
+    return made;
   });
 }
 

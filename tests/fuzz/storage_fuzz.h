@@ -171,7 +171,7 @@ inline void fuzz_storage(const std::uint8_t* data, std::size_t size) {
       break;
     }
     case 8:
-      (void)storage::has_damaged_length(bytes);
+      (void)storage::has_damaged_header(bytes);
       break;
     default:
       fuzz_filters(reader);

@@ -216,7 +216,9 @@ class ModelTest : public testing::TestWithParam<DistanceMetric> {
     const auto at = model_.find(id);
     ASSERT_TRUE(at != model_.end());
     ASSERT_EQ(at->second.vector, vector);
-    ASSERT_EQ(at->second.color < 0 ? Metadata() : Metadata{{"color", at->second.color}}, metadata);
+    Metadata expected;
+    if (at->second.color >= 0) expected["color"] = at->second.color;
+    ASSERT_EQ(expected, metadata);
   }
 
   void get() {

@@ -173,7 +173,7 @@ TEST(FuzzCorpus, HoldsOnRandomBytes) {
   }
 }
 
-TEST(LogCheck, TellsADamagedLengthFromATornEnd) {
+TEST(LogCheck, TellsADamagedHeaderFromATornEnd) {
   const auto record = [](const std::string& payload) {
     std::uint32_t crc = crc32c("\1" + payload);
     crc = ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
@@ -183,13 +183,16 @@ TEST(LogCheck, TellsADamagedLengthFromATornEnd) {
     return bytes + "\1" + payload;
   };
   const std::string log = record("first") + record("second") + record("third one");
-  EXPECT_FALSE(has_damaged_length(log));
-  for (std::size_t n = 0; n < log.size(); ++n) EXPECT_FALSE(has_damaged_length(log.substr(0, n)));
-  EXPECT_FALSE(has_damaged_length(log + std::string(100, '\0')));
+  EXPECT_FALSE(has_damaged_header(log));
+  for (std::size_t n = 0; n < log.size(); ++n) EXPECT_FALSE(has_damaged_header(log.substr(0, n)));
+  EXPECT_FALSE(has_damaged_header(log + std::string(100, '\0')));
   for (const std::size_t at : {std::size_t{4}, log.size() - 9 - 3}) {
     std::string hurt = log;
     hurt[at + 1] = static_cast<char>(hurt[at + 1] ^ 0x40);
-    EXPECT_TRUE(has_damaged_length(hurt)) << at;
+    EXPECT_TRUE(has_damaged_header(hurt)) << at;
+    hurt = log;
+    hurt[at + 2] = 5;
+    EXPECT_TRUE(has_damaged_header(hurt)) << at;
   }
 }
 
