@@ -142,7 +142,7 @@ absl::Status Database::open_files() {
   if (!is_new) {
     // A database whose creation was cut short has no families yet and nothing to compare.
     const absl::Status status = open(true);
-    if (!status.ok() && promised > 0) return status;
+    if (!status.ok() && (promised > 0 || config_.read_only)) return status;
     if (status.ok()) {
       const std::uint64_t have = db_->GetLatestSequenceNumber();
       if (have < promised) {

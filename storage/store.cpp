@@ -244,6 +244,7 @@ absl::Status StoreImpl::start() {
 }
 
 absl::Status StoreImpl::close() {
+  const std::lock_guard<std::mutex> closing(close_mutex_);
   {
     const std::lock_guard<std::mutex> lock(worker_mutex_);
     stopping_ = true;

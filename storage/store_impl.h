@@ -84,6 +84,7 @@ class StoreImpl final : public Store {
   mutable std::mutex map_;    // the set itself
   Contents contents_;
 
+  std::mutex close_mutex_;
   std::thread worker_;
   mutable std::mutex worker_mutex_;
   std::condition_variable worker_wakes_;
