@@ -58,7 +58,7 @@ absl::Status check_manifest(const std::string& database_folder) {
   std::ifstream file(database_folder + "/" + name, std::ios::binary);
   if (name.empty() || !file) return damaged(absl::StrCat(database_folder, "/CURRENT is damaged"));
   const std::string log((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!has_damaged_length(log)) return absl::OkStatus();
+  if (!has_damaged_header(log)) return absl::OkStatus();
   return damaged(absl::StrCat(database_folder, "/", name, " is damaged"));
 }
 

@@ -36,15 +36,20 @@ class TopKSink final : public ScanSink {
   TopKSink(const View& view, Metric metric, std::size_t nq, std::size_t k)
       : best_(nq, BestRows(CandidateOrder(view, metric), metric, k)) {}
 
-  void start_block(std::uint32_t position) { first_ = position; }
+  void start_block(std::uint32_t position, const RowBits* only) {
+    first_ = position;
+    only_ = only;
+  }
   float bound(std::size_t q) const override { return best_[q].bound(); }
   bool offer(std::size_t q, float score, std::uint32_t row) override {
+    if (only_ != nullptr && !only_->test(row)) return false;
     return best_[q].offer({score, first_ + row});
   }
   BestRows& best(std::size_t q) { return best_[q]; }
 
  private:
   std::uint32_t first_ = 0;
+  const RowBits* only_ = nullptr;
   std::vector<BestRows> best_;
 };
 
@@ -54,9 +59,13 @@ class RangeSink final : public ScanSink {
             std::atomic<std::size_t>& hits)
       : metric_(metric), radius_(radius), max_hits_(max_hits), hits_(hits), found_(nq) {}
 
-  void start_block(std::uint32_t position) { first_ = position; }
+  void start_block(std::uint32_t position, const RowBits* only) {
+    first_ = position;
+    only_ = only;
+  }
   float bound(std::size_t /*q*/) const override { return radius_; }
   bool offer(std::size_t q, float score, std::uint32_t row) override {
+    if (only_ != nullptr && !only_->test(row)) return false;
     const bool better = metric_ == Metric::kL2 ? score < radius_ : score > radius_;
     if (better && hits_.fetch_add(1, std::memory_order_relaxed) < max_hits_) {
       found_[q].push_back({score, first_ + row});
@@ -71,6 +80,7 @@ class RangeSink final : public ScanSink {
   std::size_t max_hits_;
   std::atomic<std::size_t>& hits_;
   std::uint32_t first_ = 0;
+  const RowBits* only_ = nullptr;
   std::vector<std::vector<Candidate>> found_;
 };
 
@@ -85,12 +95,16 @@ absl::Status scan_part(const View& view, const ScanRequest& request, const ScanQ
     const Block& block = *view.blocks[b];
     if (block.live_rows == 0) continue;
     const RowBits* bits = select_rows(block, request.filter, scratch);
-    if (bits != nullptr && bits->none()) continue;
+    const std::uint32_t selected = bits != nullptr ? bits->count() : block.rows;
+    if (selected == 0) continue;
+    // Picking rows one by one costs more than scanning them all and refusing what is not wanted,
+    // unless few are.
+    const bool scan_all = selected > block.rows / (queries.few() ? 3 : 1) * 9 / 10;
     CodeRows rows;
     rows.codes = block.memory->codes.data();
     rows.n = block.rows;
-    rows.mask = bits != nullptr ? bits->words.data() : nullptr;
-    sink.start_block(static_cast<std::uint32_t>(b * kBlockRows));
+    rows.mask = bits != nullptr && !scan_all ? bits->words.data() : nullptr;
+    sink.start_block(static_cast<std::uint32_t>(b * kBlockRows), scan_all ? bits : nullptr);
     scan_block(queries, rows, 0, rows.n, first_group, last_group, sink);
   }
   return absl::OkStatus();

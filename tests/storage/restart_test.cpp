@@ -61,6 +61,11 @@ class RestartTest : public testing::Test {
     }
   }
 
+  static void append(absl::StatusOr<std::vector<Hits>> found, std::vector<Hits>& answers) {
+    EXPECT_OK(found);
+    for (Hits& hits : *found) answers.push_back(std::move(hits));
+  }
+
   std::vector<Hits> answers() const {
     SearchOptions options;
     options.k = 50;
@@ -75,9 +80,9 @@ class RestartTest : public testing::Test {
     for (Hits& hits : *filtered) answers.push_back(std::move(hits));
     if (collection_->info().options.originals != Originals::kNone) {
       options.rescore = true;
-      for (Hits& hits : *collection_->search(queries, options)) answers.push_back(std::move(hits));
+      append(collection_->search(queries, options), answers);
       options.exact = true;
-      for (Hits& hits : *collection_->search(queries, options)) answers.push_back(std::move(hits));
+      append(collection_->search(queries, options), answers);
     }
     return answers;
   }
