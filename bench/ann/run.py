@@ -22,13 +22,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from annbench import config, datasets
+from annbench.runner import Result, Runner
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(HERE))
-
-import config  # noqa: E402
-import datasets  # noqa: E402
-from runner import Result, Runner  # noqa: E402
 
 
 def processor() -> str:
@@ -46,9 +44,10 @@ def processor() -> str:
     return f"{name} ({', '.join(found)})" if found else name
 
 
-def as_data(result: Result) -> dict[str, Any]:
+def as_data(result: Result, expected: dict[str, dict[str, float]]) -> dict[str, Any]:
     data = asdict(result)
-    return {**data.pop("system"), **data}
+    system = data.pop("system")
+    return {**system, **data, "expected": expected.get(system["name"], {})}
 
 
 def dataset_entry(name: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -127,6 +126,7 @@ def main() -> int:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     pythons = interpreters(settings.interpreters, args.python)
+    expected = settings.expected.get(args.dataset, {})
     for run, systems in wanted:
         stem = "-".join(filter(None, [Path(args.dataset).stem, run.name, args.label]))
         with open(args.out / f"{stem}.log", "w", encoding="utf-8") as log:
@@ -145,7 +145,7 @@ def main() -> int:
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
             "processor": processor(),
             "python": platform.python_version(),
-            "systems": [as_data(result) for result in results],
+            "systems": [as_data(result, expected) for result in results],
         }
         path = args.out / f"{stem}.json"
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

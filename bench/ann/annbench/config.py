@@ -62,6 +62,7 @@ class Config:
     systems: list[dict[str, Any]]
     runs: dict[str, Run]
     interpreters: dict[str, str]
+    expected: dict[str, dict[str, dict[str, float]]]  # data set, system, figure
 
     def systems_of(self, patterns: list[str], dimension: int) -> list[System]:
         """Systems whose name matches a pattern, in the order of the file."""
@@ -116,7 +117,7 @@ def load(path: Path) -> Config:
 
 
 def parse(data: dict[str, Any]) -> Config:
-    sections = {"settings", "datasets", "systems", "runs", "interpreters"}
+    sections = {"settings", "datasets", "systems", "runs", "interpreters", "expected"}
     if unknown := set(data) - sections:
         raise ConfigError(f"unknown sections: {', '.join(sorted(unknown))}")
     try:
@@ -142,4 +143,5 @@ def parse(data: dict[str, Any]) -> Config:
         systems=data.get("systems", []),
         runs=runs,
         interpreters=data.get("interpreters", {}),
+        expected=data.get("expected", {}),
     )

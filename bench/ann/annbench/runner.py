@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -13,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import metrics
 import numpy as np
-from config import Settings, System
+
+from . import metrics
+from .config import Settings, System
 
 HERE = Path(__file__).resolve().parent
 THREAD_VARIABLES = (
@@ -56,8 +58,8 @@ class Peer:
         self.timeout_s = timeout_s
         env = dict(os.environ, **{name: str(threads) for name in THREAD_VARIABLES}, **system.env)
         self.process = subprocess.Popen(
-            [python, "worker.py", system.wrapper],
-            cwd=HERE,
+            [python, "-m", f"{HERE.name}.worker", system.wrapper],
+            cwd=HERE.parent,
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -84,7 +86,8 @@ class Peer:
         return reply
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
 """One system in a process of its own: obeys commands on stdin, one JSON object a line.
 
-Started by runner.py as: python worker.py WRAPPER. Replies go to the original stdout, one JSON
-object a line, and anything that a library prints goes to stderr.
+Started by runner.py as: python -m annbench.worker WRAPPER. Replies go to the original stdout, one
+JSON object a line, and anything that a library prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def seconds(function: Callable[[], Any]) -> float:
 
 class Worker:
     def __init__(self, wrapper: str) -> None:
-        self.index_class = importlib.import_module(f"systems.{wrapper}").Index
+        self.index_class = importlib.import_module(f".systems.{wrapper}", __package__).Index
         self.index: Any = None
 
     def load(self, base: str, queries: str, threads: int, params: dict[str, Any]) -> dict[str, Any]:
