@@ -145,7 +145,8 @@ def system(name: str, bits: float, ours: bool, recall: float, batch: float, one:
         "name": name, "bits": bits, "ours": ours, "error": "", "version": "v", "bytes": 1000,
         "grown_bytes": 2000, "train_s": [0.0, 0.0], "add_s": [0.2, 0.1],
         "batch_s": [batch, 2 * batch],
-        "one_s": [one, one], "recall": {"1": recall, "10": recall, "100": recall}, "estimates": {}, "expected": {},
+        "one_s": [one, one], "recall": {"1": recall, "10": recall, "100": recall},
+        "estimates": {}, "expected": {},
     }  # fmt: skip
 
 

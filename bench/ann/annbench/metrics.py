@@ -23,17 +23,16 @@ def exact_search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(products, ids) of the k rows of largest inner product, best first."""
     keep = min(len(base), k + MARGIN)
-    best = np.empty((len(queries), 0), dtype=np.float32)
-    best_ids = np.empty((len(queries), 0), dtype=np.int64)
+    best = np.full((len(queries), keep), -np.inf, dtype=np.float32)
+    best_ids = np.full((len(queries), keep), -1, dtype=np.int64)
     for start in range(0, len(base), block):
-        products = queries @ base[start : start + block].T
-        ids = np.broadcast_to(np.arange(start, start + products.shape[1]), products.shape)
-        best = np.concatenate([best, products], axis=1)
-        best_ids = np.concatenate([best_ids, ids], axis=1)
-        if best.shape[1] > keep:
-            chosen = np.argpartition(-best, keep - 1, axis=1)[:, :keep]
-            best = np.take_along_axis(best, chosen, axis=1)
-            best_ids = np.take_along_axis(best_ids, chosen, axis=1)
+        found = queries @ base[start : start + block].T
+        for i, row in enumerate(found):
+            better = np.flatnonzero(row > best[i].min())
+            products = np.concatenate([best[i], row[better]])
+            ids = np.concatenate([best_ids[i], better + start])
+            kept = np.argpartition(-products, keep - 1)[:keep]
+            best[i], best_ids[i] = products[kept], ids[kept]
     products = exact_products(base, queries, best_ids)
     order = np.lexsort((best_ids, -products), axis=1)[:, :k]
     return np.take_along_axis(products, order, axis=1), np.take_along_axis(best_ids, order, axis=1)

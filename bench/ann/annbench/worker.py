@@ -43,14 +43,21 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def padded(x: np.ndarray, multiple: int) -> np.ndarray:
+    """Zeros behind each row, for systems that want d to be a multiple; products stay the same."""
+    missing = -x.shape[1] % multiple
+    return np.ascontiguousarray(np.pad(x, ((0, 0), (0, missing)))) if missing else x
+
+
 class Worker:
     def __init__(self, wrapper: str) -> None:
         self.index_class = importlib.import_module(f".systems.{wrapper}", __package__).Index
         self.index: Any = None
 
     def load(self, base: str, queries: str, threads: int, params: dict[str, Any]) -> dict[str, Any]:
-        self.base = np.asarray(np.load(base, mmap_mode="r"))
-        self.queries = np.load(queries)
+        multiple = params.pop("pad", 1)
+        self.base = padded(np.asarray(np.load(base, mmap_mode="r")), multiple)
+        self.queries = padded(np.load(queries), multiple)
         self.threads, self.params = threads, params
         float(self.base.sum())  # pages of the file are in memory from now on
         return {"version": self.index_class.version}
