@@ -1,6 +1,8 @@
 # Build options. The kernels and the quantizer need nothing but a compiler and OpenMP.
 option(TURBOQUANT_BUILD_INDEX "FAISS index classes (needs FAISS)" ON)
 option(TURBOQUANT_BUILD_TOOLS "Command-line programs (needs the index, CLI11, HDF5)" ON)
+option(TURBOQUANT_BUILD_PYTHON "Python package (needs the index, Python, nanobind); see pyproject.toml"
+       OFF)
 option(TURBOQUANT_BUILD_TESTS "Tests (needs GoogleTest)" ${PROJECT_IS_TOP_LEVEL})
 option(TURBOQUANT_BUILD_BENCH "Benchmarks (needs Google Benchmark)" OFF)
 option(TURBOQUANT_BUILD_FUZZERS "libFuzzer targets (needs clang)" OFF)
