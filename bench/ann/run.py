@@ -130,7 +130,8 @@ def main() -> int:
     for run, systems in wanted:
         stem = "-".join(filter(None, [Path(args.dataset).stem, run.name, args.label]))
         with open(args.out / f"{stem}.log", "w", encoding="utf-8") as log:
-            results = Runner(chosen, pythons, base, queries, log).run(systems)
+            runner = Runner(chosen, pythons, base, queries, log)
+            results = runner.run(systems)
         document = {
             "dataset": {
                 "name": Path(args.dataset).stem,
@@ -144,6 +145,7 @@ def main() -> int:
             "command": shlex.join(["bench/ann/run.py", *sys.argv[1:]]),
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
             "processor": processor(),
+            "other_load": runner.other_load,
             "python": platform.python_version(),
             "systems": [as_data(result, expected) for result in results],
         }

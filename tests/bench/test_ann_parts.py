@@ -155,7 +155,7 @@ def document(systems: list[dict]) -> dict:
         "dataset": {"name": "data", "title": "Data", "rows": 10, "dimension": 8, "queries": 4},
         "run": {"name": "r", "title": "A run", "systems": ["*"], "reference": "TQ4", "order": 0},
         "settings": {"k": 10, "threads": 2}, "command": "run.py data r", "date": "2000-01-01",
-        "processor": "P", "python": "3", "systems": systems,
+        "processor": "P", "other_load": 0.01, "python": "3", "systems": systems,
     }  # fmt: skip
 
 

@@ -32,7 +32,9 @@ def run(vectors, systems, interpreters=None):
 
 
 def test_exact_search_scores_one(vectors):
-    (result,) = run(vectors, [EXACT])
+    runner = Runner(SETTINGS, {}, *vectors, subprocess.DEVNULL, progress=io.StringIO())
+    (result,) = runner.run([EXACT])
+    assert 0 <= runner.other_load <= 1
     assert result.error == ""
     assert result.recall == {1: 1.0, 10: 1.0}
     assert result.bytes == vectors[0].nbytes

@@ -46,6 +46,24 @@ class Result:
     estimates: dict[str, float] = field(default_factory=dict)
 
 
+def busy_seconds() -> float:
+    """Time that all processors together spent working since the start of the machine."""
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, _, _, irq, softirq, steal = file.readline().split()[1:9]
+    ticks = sum(map(int, (user, nice, system, irq, softirq, steal)))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds(pids: list[int]) -> float:
+    """Processor time of this process and of others by their ids."""
+    total = time.process_time()
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            fields = file.read().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
 class SystemFailed(RuntimeError):
     """A worker replied with an error, died or took too long."""
 
@@ -113,6 +131,7 @@ class Runner:
         self.base, self.queries = base, queries
         self.log, self.progress = log, progress
         self.k = min(settings.k, len(base))
+        self.other_load = 0.0  # share of the machine that others used while searches were timed
 
     def run(self, systems: list[System]) -> list[Result]:
         self.say("exact search")
@@ -150,9 +169,15 @@ class Runner:
         self.repeat(peers, "build", s.build_repetitions, self.build)
         self.each(peers, "size", self.size)
         self.each(peers, "answer", self.answer)
+        before = self.clocks(peers)
         self.repeat(peers, "batch", s.repetitions, self.batch)
         self.repeat(peers, "one query", s.repetitions, self.one)
+        elapsed, busy, own = (b - a for a, b in zip(before, self.clocks(peers), strict=True))
+        self.other_load = max(0.0, busy - own) / (elapsed * (os.cpu_count() or 1))
         self.each([p for p in peers if p.result.system.estimates], "estimates", self.estimates)
+
+    def clocks(self, peers: list[Peer]) -> tuple[float, float, float]:
+        return time.perf_counter(), busy_seconds(), own_seconds([p.process.pid for p in peers])
 
     def say(self, text: str) -> None:
         print(f"[{time.strftime('%H:%M:%S')}] {text}", file=self.progress, flush=True)
