@@ -66,7 +66,7 @@ def scatter(
     axes.set_ylabel(axis)
     axes.set_title(title, fontsize=10)
     axes.grid(True, which="both", alpha=0.25)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower left")
     figure.savefig(f"{stem}.svg", metadata={"Date": None})
     figure.savefig(f"{stem}.png", dpi=150)
     plt.close(figure)
