@@ -14,6 +14,8 @@ endif()
 option(TURBOQUANT_BUILD_STORAGE "Durable collections (needs the index, RocksDB, Abseil, ISA-L)"
        ${found_storage})
 option(TURBOQUANT_BUILD_TOOLS "Command-line programs (needs the index, CLI11, HDF5)" ON)
+option(TURBOQUANT_BUILD_PYTHON "Python package (needs the index, Python, nanobind); see pyproject.toml"
+       OFF)
 option(TURBOQUANT_BUILD_TESTS "Tests (needs GoogleTest)" ${PROJECT_IS_TOP_LEVEL})
 option(TURBOQUANT_BUILD_BENCH "Benchmarks (needs Google Benchmark)" OFF)
 option(TURBOQUANT_BUILD_FUZZERS "libFuzzer targets (needs clang)" OFF)
