@@ -263,6 +263,8 @@ struct StoreStats {
   double fsync_seconds = 0;        ///< spent in them
   std::uint64_t disk_bytes = 0;    ///< live files of the database
   std::uint64_t recoveries = 0;    ///< closed and opened again after an error
+  /// What the background thread last failed with; OK once it succeeds again.
+  absl::Status background;
 };
 
 class Store {
