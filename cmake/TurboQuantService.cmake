@@ -17,7 +17,9 @@ endfunction()
 
 # A macro, since the packages' targets are to be seen by the caller.
 macro(tq_find_service)
-  find_package(gRPC CONFIG REQUIRED)
+  if(NOT TARGET gRPC::grpc++)  # Debian's package cannot be looked for twice
+    find_package(gRPC CONFIG REQUIRED)
+  endif()
   find_package(Protobuf REQUIRED)
   # prometheus-cpp's own package asks for CURL, which nothing here needs.
   find_path(PROMETHEUS_CPP_INCLUDE_DIR prometheus/exposer.h REQUIRED)
