@@ -29,7 +29,10 @@ namespace {
 constexpr std::size_t kSmallRequest = std::size_t{64} << 10;
 constexpr absl::Duration kBusyPushback = absl::Milliseconds(20);
 constexpr unsigned kCertificateReloadSeconds = 60;
-constexpr int kHeaderBytes = 1 << 30;  // see make_server()
+constexpr int kHeaderBytes = 1 << 30;  // see GrpcFront::start()
+// gRPC's own limit lies this much above ours, so that most requests that are too large get an
+// answer with a reason.
+constexpr std::uint64_t kReceiveSlack = std::uint64_t{16} << 20;
 
 struct Shared {
   FrontOptions options;
@@ -132,6 +135,12 @@ class Rpc final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
     call_->cancelled = &cancelled_;
     call_->deadline = absl::FromChrono(context_->deadline());
     dispatched_ = absl::Now();
+    if (request_.Length() > shared_.options.max_message_bytes) {
+      return answer(make_error(absl::StatusCode::kResourceExhausted, "MESSAGE_TOO_LARGE",
+                               absl::StrCat("the request has ", request_.Length(),
+                                            " bytes, more than ",
+                                            shared_.options.max_message_bytes)));
+    }
     if (call_->deadline <= dispatched_) {
       return answer(make_error(absl::StatusCode::kDeadlineExceeded, "DEADLINE",
                                "the deadline passed before the work began"));
@@ -322,7 +331,7 @@ absl::Status GrpcFront::start() {
     impl_->services.push_back(std::make_unique<ServiceMethods>(impl_->shared, name));
     builder.RegisterService(impl_->services.back().get());
   }
-  builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+  builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes + kReceiveSlack));
   builder.SetMaxSendMessageSize(-1);  // answers are measured before they are sent
   builder.SetResourceQuota(grpc::ResourceQuota("transport").Resize(options.transport_memory_bytes));
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
