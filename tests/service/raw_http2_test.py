@@ -26,6 +26,9 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
+START = PREFACE + frame(SETTINGS, 0, 0, b"")
+
+
 def hpack_int(value: int, prefix: int) -> bytes:
     limit = (1 << prefix) - 1
     if value < limit:
@@ -70,7 +73,7 @@ def header_frames(block: bytes, stream: int = 1) -> bytes:
 def call_get_info(extra: list[tuple[str, str]]) -> bytes:
     body = frame(DATA, END_STREAM, 1, b"\x00\x00\x00\x00\x00")
     block = request_headers(GET_INFO, extra)
-    return PREFACE + frame(SETTINGS, 0, 0, b"") + header_frames(block) + body
+    return START + header_frames(block) + body
 
 
 class RawHttp2Test(unittest.TestCase):
@@ -100,10 +103,16 @@ class RawHttp2Test(unittest.TestCase):
         assert status == 0, f"the server ended with {status}"
 
     def exchange(self, data: bytes, seconds: float = 1.0) -> bytes:
-        """Sends, half-closes nothing, and returns what comes back in the time."""
+        """Sends, and returns what comes back in the time."""
         received = b""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             try:
+                if data.startswith(START):
+                    # The server's limits hold once its settings are acknowledged.
+                    connection.sendall(START)
+                    connection.recv(65536)
+                    connection.sendall(frame(SETTINGS, ACK, 0, b""))
+                    data = data[len(START) :]
                 connection.sendall(data)
                 connection.settimeout(seconds)
                 while chunk := connection.recv(65536):
@@ -125,6 +134,11 @@ class RawHttp2Test(unittest.TestCase):
     def test_a_plain_call_is_answered(self) -> None:
         self.assertIn(b"grpc-status", self.exchange(call_get_info([("te", "trailers")]), 5.0))
 
+    def test_headers_beyond_the_limit_are_refused(self) -> None:
+        """Else the next test would not reach what it is about."""
+        headers = [("te", "trailers"), ("x-padding", "a" * 9_000)]
+        self.assertIn(b"metadata size exceeds limit", self.exchange(call_get_info(headers), 5.0))
+
     def test_cve_2023_1428(self) -> None:
         """Odd values of te, :scheme and internal names, followed by more headers than 8 KiB."""
         for name, value in (
@@ -144,7 +158,7 @@ class RawHttp2Test(unittest.TestCase):
     def test_garbage(self) -> None:
         random.seed(1)
         noise = [bytes(random.randrange(256) for _ in range(n)) for n in (1, 9, 100, 5000)]
-        start = PREFACE + frame(SETTINGS, 0, 0, b"")
+        start = START
         good = request_headers(GET_INFO, [("te", "trailers")])
         inputs = [
             b"",
@@ -178,7 +192,7 @@ class RawHttp2Test(unittest.TestCase):
     def test_a_malformed_request_is_refused(self) -> None:
         body = frame(DATA, END_STREAM, 1, b"\x00\x00\x00\x00\x02\x0a\xff")
         block = request_headers("/turboquant.v1.SearchService/Search", [("te", "trailers")])
-        answer = self.exchange(PREFACE + frame(SETTINGS, 0, 0, b"") + header_frames(block) + body, 5)
+        answer = self.exchange(START + header_frames(block) + body, 5)
         self.assertIn(b"grpc-status", answer)
         self.assertIn(b"not a message of its type", answer)
 
@@ -188,7 +202,7 @@ class RawHttp2Test(unittest.TestCase):
             header_frames(block, 2 * i + 1) + frame(RST_STREAM, 0, 2 * i + 1, b"\x00\x00\x00\x08")
             for i in range(5000)
         )
-        self.exchange(PREFACE + frame(SETTINGS, 0, 0, b"") + calls, 1.0)
+        self.exchange(START + calls, 1.0)
         self.assert_serves()
 
 
