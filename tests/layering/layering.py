@@ -30,7 +30,7 @@ PUBLIC = "include/turboquant/"
 FOREIGN = [
     (r"faiss/", ("index/", "storage/", "tools/", "tests/", "bench/", "examples/faiss_cpp/",
                  PUBLIC + "index_", PUBLIC + "faiss_")),
-    (r"rocksdb/", ("storage/", "tests/storage/", "bench/")),
+    (r"(rocksdb|isa-l)/", ("storage/", "tests/storage/", "bench/")),
     (r"(grpc|grpcpp|google/protobuf)/|turboquant/v1/", ("service/", "tests/service/", "bench/")),
     (r"cuda", ("kernels/cuda/", "tests/kernels/", "bench/")),
     (r"(imm|x86|[a-z]mm)intrin\.h|arm_neon\.h|arm_sve\.h", ("kernels/",)),
