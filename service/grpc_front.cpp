@@ -345,6 +345,7 @@ absl::Status GrpcFront::start() {
   if (impl_->server == nullptr) {
     return absl::UnavailableError(absl::StrCat("cannot listen on ", options.address));
   }
+  for (const char* name : {kSearchHealth, kAdminHealth}) set_healthy(name, true);
   return absl::OkStatus();
 }
 
