@@ -24,6 +24,9 @@ constexpr float kHidden = -HUGE_VALF;
 constexpr std::size_t kRunTokens = 128;  // raw tokens at a time; at least those of a page
 constexpr std::size_t kTileRows = 16;    // from so many query rows on, a page is decoded once
 constexpr std::size_t kMostRows = 64;
+// Weights of a page whose int8 rounding may lose more than this share of all weights so far get
+// a second int8 digit.
+constexpr float kRoundingShare = 0.001f;
 
 // int8 queries against one part of the keys, or int8 weights against one part of the values.
 class IntegerRows {
@@ -41,6 +44,15 @@ class IntegerRows {
     const float factor = largest > 0 ? 127 / largest : 0;
     sums_[r] = kernels.quantize_query(x, d, std::isfinite(factor) ? factor : 0,
                                       values_.data() + r * width_);
+  }
+  // What set() left: x[i] -= values[i] * step. Returns the sum of the sizes.
+  float subtract(std::size_t r, float* x, std::size_t d) const {
+    float sum = 0;
+    for (std::size_t i = 0; i < d; ++i) {
+      x[i] -= static_cast<float>(values_[r * width_ + i]) * steps_[r];
+      sum += std::fabs(x[i]);
+    }
+    return sum;
   }
   float step(std::size_t r) const { return steps_[r]; }
   kernels::QueryView view(std::size_t r) const { return {values_.data() + r * width_, sums_[r]}; }
@@ -189,6 +201,7 @@ class HeadAttention {
     if (!tiled()) {
       dots_.resize(padded_rows);
       for (std::size_t r = 0; r < rows_.n; ++r) {
+        if (integers.step(r) == 0) continue;
         kernels_.dot_rows(codes, stride, nullptr, row_count, width, table, integers.view(r),
                           dots_.data());
         use(r, dots_.data());
@@ -235,12 +248,16 @@ class HeadAttention {
   void page_scores(const std::uint8_t* keys, std::size_t tokens) {
     const SideFormat& format = format_.keys;
     const std::size_t page_tokens = format.page_tokens;
-    float start[kMostRows] = {};
+    for (std::size_t r = 0; r < rows_.n; ++r) {
+      std::fill_n(scores_.data() + r * kRunTokens, tokens, 0.0f);
+    }
     if (format.options.centre) {
       mean_.resize(key_dim_);
       kernels_.to_float(halves(keys + format.mean), key_dim_, mean_.data());
       for (std::size_t r = 0; r < rows_.n; ++r) {
-        start[r] = kernels_.dot(rotated_queries_.data() + r * key_dim_, mean_.data(), key_dim_);
+        const float* query = rotated_queries_.data() + r * key_dim_;
+        std::fill_n(scores_.data() + r * kRunTokens, tokens,
+                    kernels_.dot(query, mean_.data(), key_dim_));
       }
     }
     factors_.resize(page_tokens);
@@ -254,8 +271,7 @@ class HeadAttention {
                  float* scores = scores_.data() + r * kRunTokens;
                  const float step = integers.step(r) * unit;
                  for (std::size_t t = 0; t < tokens; ++t) {
-                   const float before = p == 0 ? start[r] : scores[t];
-                   scores[t] = before + static_cast<float>(dots[t]) * (factors_[t] * step);
+                   scores[t] += static_cast<float>(dots[t]) * (factors_[t] * step);
                  }
                });
     }
@@ -268,23 +284,36 @@ class HeadAttention {
     weights_.assign(page_tokens, 0);
     for (const PartFormat& part : format.parts) {
       kernels_.to_float(halves(values + part.scales), page_tokens, factors_.data());
-      integer_weights_.reset(rows_.n, page_tokens);
+      const float largest_factor = kernels_.max_abs(factors_.data(), tokens);
+      first_digits_.reset(rows_.n, page_tokens);
+      second_digits_.reset(rows_.n, page_tokens);
+      bool second = false;
       for (std::size_t r = 0; r < rows_.n; ++r) {
         const float* weights = scores_.data() + r * kRunTokens;
         for (std::size_t t = 0; t < tokens; ++t) weights_[t] = weights[t] * factors_[t];
-        integer_weights_.set(kernels_, r, weights_.data(), page_tokens);
+        first_digits_.set(kernels_, r, weights_.data(), page_tokens);
+        const float lost = first_digits_.subtract(r, weights_.data(), page_tokens);
+        if (lost <= kRoundingShare * largest_factor * totals_[r]) continue;
+        second_digits_.set(kernels_, r, weights_.data(), page_tokens);
+        second = true;
       }
-      if (tiled()) integer_weights_.pack(kernels_, level_table(part.bits));
-      const float unit = scale_unit(part);
-      products(part, page_tokens, part.d, values + part.codes, integer_weights_,
-               [&](std::size_t r, const std::int32_t* dots) {
-                 float* sums = rotated_sums_.data() + r * value_dim_ + part.first;
-                 const float step = integer_weights_.step(r) * unit;
-                 for (std::size_t i = 0; i < part.d; ++i) {
-                   sums[i] += static_cast<float>(dots[i]) * step;
-                 }
-               });
+      add_values(part, values, first_digits_);
+      if (second) add_values(part, values, second_digits_);
     }
+  }
+
+  void add_values(const PartFormat& part, const std::uint8_t* values, IntegerRows& weights) {
+    const std::size_t page_tokens = format_.values.page_tokens;
+    if (tiled()) weights.pack(kernels_, level_table(part.bits));
+    const float unit = scale_unit(part);
+    products(part, page_tokens, part.d, values + part.codes, weights,
+             [&](std::size_t r, const std::int32_t* dots) {
+               float* sums = rotated_sums_.data() + r * value_dim_ + part.first;
+               const float step = weights.step(r) * unit;
+               for (std::size_t i = 0; i < part.d; ++i) {
+                 sums[i] += static_cast<float>(dots[i]) * step;
+               }
+             });
   }
 
   void raw_run(const RawTokens& raw, std::size_t token) {
@@ -415,7 +444,7 @@ class HeadAttention {
   const std::uint16_t* key_channels_ = nullptr;
   const std::uint16_t* value_channels_ = nullptr;
   std::vector<IntegerRows> integer_queries_;
-  IntegerRows integer_weights_;
+  IntegerRows first_digits_, second_digits_;      // of weights
   std::vector<float> queries_, rotated_queries_;  // [rows][key_dim], times the scale
   std::vector<float> scores_;                     // [rows][kRunTokens], then weights
   std::vector<float> sums_, rotated_sums_;        // [rows][value_dim]
