@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-tools/setup.sh build check
+tools/setup.sh build service check
 tools/format.sh --check
 cmake --preset ci
 cmake --build --preset ci

@@ -1,0 +1,187 @@
+// Index, IndexTurboQuant, index_factory and index files as Python sees them.
+#include <faiss/impl/io.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "python/src/index.h"
+#include "python/src/names.h"
+
+namespace turboquant::python {
+namespace {
+
+std::unique_ptr<PyIndex> from_factory(int d, const std::string& description, nb::handle metric) {
+  const MetricName parsed = parse_metric(metric);
+  if (!parsed.normalize) return PyIndex::wrap(index_factory(d, description, parsed.metric));
+  // "cosine" is part of a TurboQuant name; in a composite it is a transform before the index.
+  IndexOptions options = parse_index_name(description.substr(description.rfind(',') + 1));
+  options.normalize = true;
+  const std::string wrappers = description.substr(0, description.rfind(',') + 1);
+  for (const char* plain : {"", "IDMap,", "IDMap2,"}) {
+    if (wrappers == plain) {
+      return PyIndex::wrap(index_factory(d, wrappers + index_name(options), parsed.metric));
+    }
+  }
+  throw std::invalid_argument("for cosines in \"" + description + "\" use \"L2norm," + description +
+                              "\" with the metric \"ip\"");
+}
+
+std::unique_ptr<PyIndex> from_bytes(const nb::bytes& data) {
+  faiss::VectorIOReader reader;
+  const auto* bytes = static_cast<const std::uint8_t*>(data.data());
+  reader.data.assign(bytes, bytes + data.size());
+  std::unique_ptr<faiss::Index> index;
+  {
+    const nb::gil_scoped_release no_gil;
+    index = turboquant::read_index(static_cast<faiss::IOReader*>(&reader));
+  }
+  return PyIndex::wrap(std::move(index));
+}
+
+std::unique_ptr<PyIndex> from_file(nb::handle path) {
+  const auto name = nb::cast<std::string>(nb::module_::import_("os").attr("fspath")(path));
+  nb::module_::import_("os").attr("stat")(name);  // FileNotFoundError
+  std::unique_ptr<faiss::Index> index;
+  {
+    const nb::gil_scoped_release no_gil;
+    index = turboquant::read_index(name);
+  }
+  return PyIndex::wrap(std::move(index));
+}
+
+void to_file(PyIndex& index, nb::handle path) {
+  index.write(nb::cast<std::string>(nb::module_::import_("os").attr("fspath")(path)));
+}
+
+void bind_base(nb::module_& m) {
+  nb::class_<PyIndex>(m, "Index",
+                      "An index of n vectors of dimension d, made by index_factory or read_index.\n\n"
+                      "Vectors and queries are arrays (numpy, or anything with DLPack) of float32,\n"
+                      "float16, bfloat16 or float64 and of shape (n, d); one vector may be (d,).\n"
+                      "Any number of threads may search while others add or remove: a call sees\n"
+                      "the index before or after each of those, never half of it.")
+      .def("train", &PyIndex::train, nb::arg("x"), nb::sig("def train(self, x: object) -> None"),
+           "Trains what the index has to learn (inverted lists, PCA); TurboQuant codes need none.")
+      .def("add", &PyIndex::add, nb::arg("x"), nb::sig("def add(self, x: object) -> None"),
+           "Adds x of shape (n, d); rows get the ids ntotal to ntotal + n - 1. A failed or\n"
+           "interrupted call on an IndexTurboQuant leaves it unchanged.")
+      .def("add_with_ids", &PyIndex::add_with_ids, nb::arg("x"), nb::arg("ids"),
+           nb::sig("def add_with_ids(self, x: object, ids: object) -> None"),
+           "Adds x of shape (n, d) under the int64 ids of shape (n,), in an index with ids\n"
+           "(\"IDMap2,TQ3\", \"IVF64,TQ4\"). An interrupted call keeps the blocks it had added.")
+      .def("search", &PyIndex::search, nb::arg("queries"), nb::arg("k"), nb::kw_only(),
+           nb::arg("selector") = nb::none(),
+           nb::sig("def search(self, queries: object, k: int, *, selector: object | None = None) "
+                   "-> tuple[numpy.ndarray, numpy.ndarray]"),
+           "The k best of each query: scores float32 and ids int64, both (nq, k), or (k,) for one\n"
+           "query of shape (d,). Best first: largest inner products or cosines, smallest squared\n"
+           "distances. Places that no vector fills have id -1.\n"
+           "selector: an IDSelector, or ids or booleans to make one of.")
+      .def("range_search", &PyIndex::range_search, nb::arg("queries"), nb::arg("radius"),
+           nb::kw_only(), nb::arg("selector") = nb::none(),
+           nb::sig("def range_search(self, queries: object, radius: float, *, "
+                   "selector: object | None = None) "
+                   "-> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]"),
+           "All vectors with a product above, or a squared distance below, the radius: limits\n"
+           "int64 (nq + 1,), scores, ids. Those of query i are scores[limits[i]:limits[i + 1]].")
+      .def("reconstruct", &PyIndex::reconstruct, nb::arg("ids"),
+           nb::sig("def reconstruct(self, ids: object) -> numpy.ndarray"),
+           "The decoded vector float32 (d,) of one id, or (n, d) of an array of ids. IndexError\n"
+           "for an id that is not in the index.")
+      .def("remove_ids", &PyIndex::remove_ids, nb::arg("ids"),
+           nb::sig("def remove_ids(self, ids: object) -> int"),
+           "Removes the vectors that ids (an IDSelector, ids or booleans) name; returns their\n"
+           "number. Without IDMap or IVF the vectors behind them move up and get smaller ids.")
+      .def("reset", &PyIndex::reset, "Removes all vectors.")
+      .def("set_parameter", &PyIndex::set_parameter, nb::arg("name"), nb::arg("value"),
+           "Sets a search parameter by FAISS's name: \"nprobe\", \"efSearch\", \"k_factor_rf\".")
+      .def_prop_rw(
+          "nprobe", &PyIndex::nprobe,
+          [](PyIndex& self, std::int64_t n) { self.set_parameter("nprobe", static_cast<double>(n)); },
+          "The number of inverted lists that a search visits.")
+      .def("to_bytes", &PyIndex::to_bytes, "The bytes that write_index would write.")
+      .def_static("from_bytes", &from_bytes, nb::arg("data"), "The inverse of to_bytes.")
+      .def("clone", &PyIndex::clone, "A deep copy.")
+      .def("__copy__", &PyIndex::clone)
+      .def("__deepcopy__", [](PyIndex& self, nb::handle) { return self.clone(); },
+           nb::arg("memo"), nb::sig("def __deepcopy__(self, memo: object) -> Index"))
+      .def("__reduce__",
+           [](PyIndex& self) {
+             return nb::make_tuple(nb::module_::import_("turboquant").attr("_index_from_bytes"),
+                                   nb::make_tuple(self.to_bytes()));
+           })
+      .def("__len__", &PyIndex::size)
+      .def_prop_ro("ntotal", &PyIndex::size, "Number of vectors.")
+      .def_prop_ro("d", &PyIndex::dimension, "Dimension of the vectors.")
+      .def_prop_ro("is_trained", &PyIndex::is_trained)
+      .def_prop_ro(
+          "metric", [](const PyIndex& self) { return metric_name(self.metric(), false); },
+          "\"ip\", \"l2\" or \"cosine\".");
+}
+
+void bind_flat(nb::module_& m) {
+  nb::class_<PyIndexTurboQuant, PyIndex>(
+      m, "IndexTurboQuant",
+      "A flat index of TurboQuant codes: no training, ceil(d * bits / 8) + 4 bytes per vector (4\n"
+      "more for L2 and for qjl). Scores and ids are the same bits on every processor, for every\n"
+      "number of threads and from C++.")
+      .def(nb::init<int, int, nb::handle, const std::string&, std::uint64_t>(), nb::arg("d"),
+           nb::arg("bits") = 3, nb::arg("metric") = "l2", nb::arg("estimator") = "tq",
+           nb::arg("seed") = QuantizerOptions::kDefaultSeed,
+           nb::sig("def __init__(self, d: int, bits: int = 3, metric: str | int = 'l2', "
+                   "estimator: str = 'tq', seed: int = 6085896237504099681) -> None"),
+           "d: 1 to 65,536. bits: 1 to 4 per coordinate. metric: \"ip\", \"l2\", \"cosine\" (or\n"
+           "FAISS's METRIC_INNER_PRODUCT, METRIC_L2). estimator: \"tq\" (unbiased), \"qjl\" (the\n"
+           "paper's Algorithm 2), \"qjlg\" (the same with a Gaussian projection) or \"mse\"\n"
+           "(smallest reconstruction error).")
+      .def_prop_ro("bits", [](const PyIndexTurboQuant& self) { return self.flat().options().bits; })
+      .def_prop_ro("seed", [](const PyIndexTurboQuant& self) { return self.flat().options().seed; })
+      .def_prop_ro("estimator",
+                   [](const PyIndexTurboQuant& self) {
+                     const IndexOptions& options = self.flat().options();
+                     return estimator_name(options.estimator, options.projection);
+                   })
+      .def_prop_ro("metric",
+                   [](const PyIndexTurboQuant& self) {
+                     return metric_name(self.metric(), self.flat().options().normalize);
+                   })
+      .def_prop_ro(
+          "name", [](const PyIndexTurboQuant& self) { return index_name(self.flat().options()); },
+          "The factory name, \"TQ3\".")
+      .def_prop_ro(
+          "code_size", [](const PyIndexTurboQuant& self) { return self.flat().code_size; },
+          "Bytes per vector.")
+      .def_prop_ro("codes", &PyIndexTurboQuant::codes,
+                   "A copy of the codes, uint8 (ntotal, code_size).")
+      .def("__repr__", [](PyIndexTurboQuant& self) {
+        return "IndexTurboQuant(d=" + std::to_string(self.dimension()) + ", \"" +
+               index_name(self.flat().options()) + "\", \"" +
+               metric_name(self.metric(), self.flat().options().normalize) +
+               "\", ntotal=" + std::to_string(self.size()) + ")";
+      });
+}
+
+}  // namespace
+
+void bind_index(nb::module_& m) {
+  static_assert(QuantizerOptions::kDefaultSeed == 6085896237504099681u, "said in a signature");
+  bind_base(m);
+  bind_flat(m);
+  m.def("index_factory", &from_factory, nb::arg("d"), nb::arg("description"),
+        nb::arg("metric") = "l2",
+        nb::sig("def index_factory(d: int, description: str, metric: str | int = 'l2') -> Index"),
+        "An index by FAISS's factory grammar with TurboQuant names in it: \"TQ3\", \"IDMap2,TQ4\",\n"
+        "\"IVF256,TQ4\", \"HNSW16,TQ3\", \"TQ2,Refine(TQ4)\".");
+  m.def("write_index", &to_file, nb::arg("index"), nb::arg("path"),
+        nb::sig("def write_index(index: Index, path: str | os.PathLike) -> None"),
+        "Writes a file that C++, the command line and FAISS with the plugin read too.");
+  m.def("_read_index", &from_file, nb::arg("path"));
+}
+
+}  // namespace turboquant::python
