@@ -2,6 +2,7 @@
 
 #include <absl/strings/str_cat.h>
 #include <rocksdb/cache.h>
+#include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_buffer_manager.h>
@@ -9,6 +10,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdarg>
 
 #include "storage/coding.h"
 #include "storage/log_check.h"
@@ -21,6 +23,14 @@ constexpr const char* kFamilyNames[kFamilyCount] = {"meta", "codes",   "delta", 
 constexpr std::size_t kProtectionBytes = 8;
 constexpr std::uint64_t kMinCache = std::uint64_t{32} << 20;
 
+// RocksDB's own log of messages goes nowhere. Written to a file it would be one more thing that can
+// fail: on a full disk its second failure aborts a RocksDB built with assertions, as Debian's is.
+class NoLog final : public rocksdb::Logger {
+ public:
+  using rocksdb::Logger::Logv;
+  void Logv(const char* /*format*/, va_list /*arguments*/) override {}
+};
+
 rocksdb::DBOptions db_options(std::uint64_t cache_bytes, std::shared_ptr<rocksdb::Cache> cache) {
   rocksdb::DBOptions options;
   options.create_if_missing = true;
@@ -32,8 +42,7 @@ rocksdb::DBOptions db_options(std::uint64_t cache_bytes, std::shared_ptr<rocksdb
   options.file_checksum_gen_factory = rocksdb::GetFileChecksumGenCrc32cFactory();
   options.max_bgerror_resume_count = 0;  // the store closes and opens again instead
   options.max_background_jobs = 2;
-  options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
-  options.keep_log_file_num = 3;
+  options.info_log = std::make_shared<NoLog>();
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
   options.max_total_wal_size = std::uint64_t{256} << 20;

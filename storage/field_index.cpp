@@ -98,23 +98,22 @@ template <class T>
 BlockIndex::Postings<T> BlockIndex::build(const Postings<T>* before, std::uint32_t first_row,
                                           const std::vector<IndexedValues>& added,
                                           std::uint16_t field) {
+  Postings<T> out;
+  if (before != nullptr) out.exists = before->exists;
   std::vector<std::pair<T, std::uint16_t>> entries;
   for (std::size_t i = 0; i < added.size(); ++i) {
     const auto row = static_cast<std::uint16_t>(first_row + i);
     for (const auto& [number, value] : added[i]) {
       if (number != field) continue;
+      out.exists.set(row);  // an empty list exists, too
       each_value<T>(value, [&](const T& v) { entries.emplace_back(v, row); });
     }
   }
   std::sort(entries.begin(), entries.end());
   entries.erase(std::unique(entries.begin(), entries.end()), entries.end());
 
-  Postings<T> out;
   const std::size_t old_values = before != nullptr ? before->values.size() : 0;
-  if (before != nullptr) {
-    out.exists = before->exists;
-    out.rows.reserve(before->rows.size() + entries.size());
-  }
+  if (before != nullptr) out.rows.reserve(before->rows.size() + entries.size());
   std::size_t old = 0;
   std::size_t next = 0;
   while (old < old_values || next < entries.size()) {
@@ -130,7 +129,6 @@ BlockIndex::Postings<T> BlockIndex::build(const Postings<T>* before, std::uint32
     }
     for (; next < entries.size() && !(out.values.back() < entries[next].first); ++next) {
       out.rows.push_back(entries[next].second);
-      out.exists.set(entries[next].second);
     }
   }
   out.begin.push_back(static_cast<std::uint32_t>(out.rows.size()));

@@ -312,7 +312,7 @@ class Store {
   virtual absl::Status restore_snapshot(const std::string& name) = 0;
 
   /// Reads every byte of the live store, compares all checksums, and checks that ids, rows, codes,
-  /// metadata and originals belong together.
+  /// metadata and originals belong together. Writes to a collection wait while it is checked.
   virtual absl::Status verify() const = 0;
 
   /// OK, or why writes are refused: a full disk, or an error of the device. Reads go on. The store

@@ -91,6 +91,7 @@ std::vector<Case> cases() {
       {"empty range", Filter::range("number", empty_range), [](std::uint64_t) { return false; }},
       {"list", Filter::equal("tags", std::string("t7")),
        [](std::uint64_t i) { return i % 7 == 0; }},
+      {"an empty list exists", Filter::exists("tags"), [](std::uint64_t) { return true; }},
       {"list in", Filter::one_of("tags", {std::string("t4"), std::string("t6")}),
        [](std::uint64_t i) { return i % 4 == 0 || i % 6 == 0; }},
       {"tree",

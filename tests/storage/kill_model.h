@@ -18,9 +18,9 @@ inline constexpr std::uint64_t kIdsPerThread = 4000;
 
 /// Operation `number` of `thread`: replaces records, or deletes some, of the thread's own ids.
 struct KillOperation {
-  KillOperation(std::uint64_t thread, std::uint64_t number)
-      : name(std::to_string(thread) + "/" + std::to_string(number)), number(number) {
-    std::mt19937_64 random(thread * 1'000'003 + number);
+  KillOperation(std::uint64_t thread, std::uint64_t n_th)
+      : name(std::to_string(thread) + "/" + std::to_string(n_th)), number(n_th) {
+    std::mt19937_64 random(thread * 1'000'003 + n_th);
     const std::uint64_t kind = random() % 10;
     remove = kind < 3;
     const std::size_t n = random() % (kind == 9 ? 600 : 40) + 1;
@@ -43,7 +43,7 @@ struct KillOperation {
 /// Id to the number of the operation that wrote its record.
 using KillState = std::map<RecordId, std::uint64_t>;
 
-inline void apply(const KillOperation& operation, KillState& state) {
+inline void perform(const KillOperation& operation, KillState& state) {
   for (const RecordId& id : operation.ids) {
     if (operation.remove) {
       state.erase(id);

@@ -82,7 +82,7 @@ class KillTest : public testing::Test {
     }
     for (std::size_t t = 0; t < kKillThreads; ++t) {
       for (std::uint64_t i = 0; i < progress.acknowledged[t]; ++i) {
-        apply(KillOperation(t, next_[t]++), state_);
+        perform(KillOperation(t, next_[t]++), state_);
       }
       const auto from = RecordId(std::uint64_t{t * kIdsPerThread});
       const auto to = RecordId(std::uint64_t{(t + 1) * kIdsPerThread});
@@ -92,7 +92,7 @@ class KillTest : public testing::Test {
       if (part(found) == part(state_)) continue;
       ASSERT_TRUE(progress.under_way[t]) << "thread " << t << ": a write was lost or came back";
       const KillOperation operation(t, next_[t]);
-      apply(operation, state_);
+      perform(operation, state_);
       ASSERT_EQ(part(state_), part(found)) << "thread " << t << ", operation " << operation.name;
       // A client that saw no answer repeats the operation, and must not write twice.
       WriteOptions options;

@@ -55,7 +55,7 @@ TEST(PowerLoss, EveryLegalImageHoldsWhatWasAcknowledged) {
       }
       ASSERT_OK(status);
       states.push_back(states.back());
-      apply(operation, states.back());
+      perform(operation, states.back());
       if (operation.fsync) acknowledged.push_back({journal_size(), number});
       if (i == 30) {
         ASSERT_OK((*collection)->compact());
