@@ -110,9 +110,8 @@ void bind_quantizer(nb::module_& m) {
       .def(
           "__init__",
           [](Quantizer* self, std::size_t d, int bits, const std::string& estimator,
-             std::uint64_t seed, bool with_norm) {
-            new (self) Quantizer(make(d, bits, estimator, seed, with_norm));
-          },
+             std::uint64_t seed,
+             bool with_norm) { new (self) Quantizer(make(d, bits, estimator, seed, with_norm)); },
           nb::arg("d"), nb::arg("bits") = 3, nb::arg("estimator") = "tq",
           nb::arg("seed") = QuantizerOptions::kDefaultSeed, nb::arg("with_norm") = false,
           "bits: 1 to 4. estimator: \"tq\", \"qjl\", \"qjlg\" or \"mse\". with_norm: also store\n"
@@ -138,10 +137,9 @@ void bind_quantizer(nb::module_& m) {
                      return estimator_name(self.options().estimator, self.options().projection);
                    })
       .def("__reduce__", [](nb::handle self) {
-        return nb::make_tuple(self.type(),
-                              nb::make_tuple(self.attr("d"), self.attr("bits"),
-                                             self.attr("estimator"), self.attr("seed"),
-                                             self.attr("with_norm")));
+        return nb::make_tuple(
+            self.type(), nb::make_tuple(self.attr("d"), self.attr("bits"), self.attr("estimator"),
+                                        self.attr("seed"), self.attr("with_norm")));
       });
 }
 
