@@ -23,11 +23,11 @@ constexpr std::uint32_t kGlobalData = R_AARCH64_GLOB_DAT;
 #endif
 
 struct Tables {
-  const ElfW(Sym)* symbols = nullptr;
+  const ElfW(Sym) * symbols = nullptr;
   const char* names = nullptr;
-  const ElfW(Rela)* calls = nullptr;
+  const ElfW(Rela) * calls = nullptr;
   std::size_t call_bytes = 0;
-  const ElfW(Rela)* data = nullptr;
+  const ElfW(Rela) * data = nullptr;
   std::size_t data_bytes = 0;
   std::uintptr_t protected_begin = 0;  // read-only once relocated
   std::uintptr_t protected_end = 0;
@@ -50,13 +50,26 @@ Tables tables_of(const dl_phdr_info& object) {
     const std::uintptr_t value = dynamic->d_un.d_ptr;
     const std::uintptr_t at = value < object.dlpi_addr ? value + object.dlpi_addr : value;
     switch (dynamic->d_tag) {
-      case DT_SYMTAB: t.symbols = reinterpret_cast<const ElfW(Sym)*>(at); break;
-      case DT_STRTAB: t.names = reinterpret_cast<const char*>(at); break;
-      case DT_JMPREL: t.calls = reinterpret_cast<const ElfW(Rela)*>(at); break;
-      case DT_PLTRELSZ: t.call_bytes = value; break;
-      case DT_RELA: t.data = reinterpret_cast<const ElfW(Rela)*>(at); break;
-      case DT_RELASZ: t.data_bytes = value; break;
-      default: break;
+      case DT_SYMTAB:
+        t.symbols = reinterpret_cast<const ElfW(Sym)*>(at);
+        break;
+      case DT_STRTAB:
+        t.names = reinterpret_cast<const char*>(at);
+        break;
+      case DT_JMPREL:
+        t.calls = reinterpret_cast<const ElfW(Rela)*>(at);
+        break;
+      case DT_PLTRELSZ:
+        t.call_bytes = value;
+        break;
+      case DT_RELA:
+        t.data = reinterpret_cast<const ElfW(Rela)*>(at);
+        break;
+      case DT_RELASZ:
+        t.data_bytes = value;
+        break;
+      default:
+        break;
     }
   }
   return t;
@@ -80,7 +93,7 @@ struct Job {
   const char* error = nullptr;
 };
 
-void redirect_in(const dl_phdr_info& object, const Tables& t, const ElfW(Rela)* entries,
+void redirect_in(const dl_phdr_info& object, const Tables& t, const ElfW(Rela) * entries,
                  std::size_t bytes, Job& job) {
   for (std::size_t i = 0; i < bytes / sizeof(ElfW(Rela)); ++i) {
     const auto type = static_cast<std::uint32_t>(ELF64_R_TYPE(entries[i].r_info));

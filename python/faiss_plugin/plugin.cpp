@@ -34,8 +34,8 @@ faiss::Index* factory(int d, const char* description,
                       faiss::MetricType metric TURBOQUANT_FAISS_FACTORY_PARAM) {
   return glue::build(description,
                      [&](const std::string& text) {
-                       return owned(faiss::index_factory(
-                           d, text.c_str(), metric TURBOQUANT_FAISS_FACTORY_ARG));
+                       return owned(faiss::index_factory(d, text.c_str(),
+                                                         metric TURBOQUANT_FAISS_FACTORY_ARG));
                      })
       .release();
 }

@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "index/mapped_index.h"
 #include "python/src/index.h"
 #include "python/src/names.h"
 
@@ -44,13 +45,19 @@ std::unique_ptr<PyIndex> from_bytes(const nb::bytes& data) {
   return PyIndex::wrap(std::move(index));
 }
 
-std::unique_ptr<PyIndex> from_file(nb::handle path) {
+std::unique_ptr<PyIndex> from_file(nb::handle path, bool mapped, bool check) {
   const auto name = nb::cast<std::string>(nb::module_::import_("os").attr("fspath")(path));
   nb::module_::import_("os").attr("stat")(name);  // FileNotFoundError
   std::unique_ptr<faiss::Index> index;
   {
     const nb::gil_scoped_release no_gil;
-    index = turboquant::read_index(name);
+    if (!mapped) {
+      index = turboquant::read_index(name);
+    } else if (is_flat_index_file(name)) {
+      index = map_flat_index(name, check);
+    } else {
+      index = turboquant::read_index(name, faiss::IO_FLAG_MMAP);
+    }
   }
   return PyIndex::wrap(std::move(index));
 }
@@ -186,7 +193,7 @@ void bind_index(nb::module_& m) {
   m.def("write_index", &to_file, nb::arg("index"), nb::arg("path"),
         nb::sig("def write_index(index: Index, path: str | os.PathLike) -> None"),
         "Writes a file that C++, the command line and FAISS with the plugin read too.");
-  m.def("_read_index", &from_file, nb::arg("path"));
+  m.def("_read_index", &from_file, nb::arg("path"), nb::arg("mmap"), nb::arg("check"));
 }
 
 }  // namespace turboquant::python
