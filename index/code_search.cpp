@@ -48,8 +48,8 @@ class SelectedRows {
 
 }  // namespace
 
-void search_codes(const CodeView& view, std::int64_t n, const float* x, std::int64_t k, float* distances,
-                             std::int64_t* labels, const faiss::SearchParameters* params) {
+void search_codes(const CodeView& view, std::int64_t n, const float* x, std::int64_t k,
+                  float* distances, std::int64_t* labels, const faiss::SearchParameters* params) {
   if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
   if (k < 1) fail("k must be 1 or more, not " + std::to_string(k));
   if (n == 0) return;
@@ -62,8 +62,7 @@ void search_codes(const CodeView& view, std::int64_t n, const float* x, std::int
 }
 
 void range_search_codes(const CodeView& view, std::int64_t n, const float* x, float radius,
-                                   faiss::RangeSearchResult* result,
-                                   const faiss::SearchParameters* params) {
+                        faiss::RangeSearchResult* result, const faiss::SearchParameters* params) {
   if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
   if (result == nullptr || static_cast<std::int64_t>(result->nq) != n) {
     fail("the range search result must be made for " + std::to_string(n) + " queries");
@@ -71,8 +70,8 @@ void range_search_codes(const CodeView& view, std::int64_t n, const float* x, fl
   const PreparedQueries queries(x, n, view.codec.dimension(), view.normalize);
   const SelectedRows rows(view, params);
   const auto hits = translate_errors([&] {
-    return search_range(view.codec, to_metric(view.metric), queries.rows(), static_cast<std::size_t>(n),
-                        rows.get(), radius);
+    return search_range(view.codec, to_metric(view.metric), queries.rows(),
+                        static_cast<std::size_t>(n), rows.get(), radius);
   });
   for (std::size_t i = 0; i < hits.size(); ++i) result->lims[i] = hits[i].size();
   result->do_allocation();  // turns counts into offsets

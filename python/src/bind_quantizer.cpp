@@ -41,7 +41,11 @@ struct CodeBlock {
   CodeBlock(const Quantizer& quantizer, nb::handle object) {
     nb::object array = nb::borrow(object);
     if (nb::hasattr(array, "cpu")) array = array.attr("cpu")();
-    if (!nb::try_cast(array, codes)) throw nb::type_error("codes must be an array of uint8");
+    nb::ndarray<nb::ro, nb::device::cpu> any;  // whose type is looked at before anything converts
+    if (!nb::try_cast(array, any) || any.dtype() != nb::dtype<std::uint8_t>() ||
+        !nb::try_cast(array, codes)) {
+      throw nb::type_error("codes must be an array of uint8");
+    }
     single = codes.ndim() == 1;
     const std::size_t width = quantizer.code_size();
     if ((!single && codes.ndim() != 2) || codes.shape(single ? 0 : 1) != width) {

@@ -28,7 +28,8 @@ def run(*arguments: object) -> None:
 @pytest.mark.parametrize("name", ["TQ1", "TQ2", "TQ3", "TQ4", "TQ3qjl", "TQ2qjlg", "TQ4mse"])
 def test_equal_to_cpp_bit_for_bit(name, metric, tmp_path):
     cpp_file = tmp_path / "cpp.tqi"
-    run("build", "--input", DATA / "base.npy", "--factory", name, "--metric", metric,
+    factory, cpp_metric = (name + "cos", "ip") if metric == "cosine" else (name, metric)
+    run("build", "--input", DATA / "base.npy", "--factory", factory, "--metric", cpp_metric,
         "--output", cpp_file)  # fmt: skip
     run("search", "--index", cpp_file, "--queries", DATA / "queries.npy", "-k", 10,
         "--output", tmp_path / "ids.npy", "--distances", tmp_path / "scores.npy")  # fmt: skip

@@ -176,7 +176,7 @@ def test_errors_are_sentences(small, tmp_path):
     broken[201, 3] = numpy.nan
     cases = [
         (ValueError, r"bits must be 1 to 4", lambda: IndexTurboQuant(40, bits=5)),
-        (ValueError, r'"l3"', lambda: IndexTurboQuant(40, metric="l3")),
+        (ValueError, r"not 'l3'", lambda: IndexTurboQuant(40, metric="l3")),
         (ValueError, r'"tqx"', lambda: IndexTurboQuant(40, estimator="tqx")),
         (ValueError, r"TQ9", lambda: index_factory(40, "TQ9")),
         (ValueError, r"L2norm,IVF4,TQ3", lambda: index_factory(40, "IVF4,TQ3", "cosine")),

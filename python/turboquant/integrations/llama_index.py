@@ -102,7 +102,8 @@ class TurboQuantVectorStore(BasePydanticVectorStore):
             raise ValueError(f"query mode {query.mode} is not supported; use the default mode")
         if query.query_embedding is None:
             raise ValueError("the query has no embedding")
-        accept = self._accept(query.node_ids, query.doc_ids, query.filters)
+        # LlamaIndex's own retriever passes empty lists when it restricts nothing.
+        accept = self._accept(query.node_ids or None, query.doc_ids or None, query.filters)
         found = self._index.search(query.query_embedding, query.similarity_top_k, accept)
         return VectorStoreQueryResult(
             nodes=[self._node(key) for key, _ in found],
