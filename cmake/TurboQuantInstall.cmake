@@ -1,5 +1,6 @@
 # Installed, versioned package: find_package(turboquant) gives turboquant::{kernels,quantizer} and,
-# when FAISS is built in, turboquant::index. tests/install holds it.
+# when FAISS is built in, turboquant::index, and with RocksDB turboquant::storage. tests/install holds
+# it.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -13,8 +14,13 @@ set(without_faiss "")
 if(NOT TURBOQUANT_BUILD_INDEX)
   set(without_faiss PATTERN "index_*" EXCLUDE PATTERN "faiss_*" EXCLUDE)
 endif()
+set(without_storage "")
+if(NOT TURBOQUANT_BUILD_STORAGE)
+  set(without_storage PATTERN "store.h" EXCLUDE PATTERN "record.h" EXCLUDE PATTERN "filter.h" EXCLUDE
+                      PATTERN "faiss_store.h" EXCLUDE)
+endif()
 install(DIRECTORY include/turboquant DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-        FILES_MATCHING PATTERN "*.h" ${without_faiss})
+        FILES_MATCHING PATTERN "*.h" ${without_faiss} ${without_storage})
 install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 configure_package_config_file(cmake/turboquantConfig.cmake.in turboquantConfig.cmake

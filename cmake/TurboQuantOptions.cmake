@@ -1,5 +1,25 @@
 # Build options. The kernels and the quantizer need nothing but a compiler and OpenMP.
 option(TURBOQUANT_BUILD_INDEX "FAISS index classes (needs FAISS)" ON)
+option(TURBOQUANT_BUILD_KVCACHE "KV cache of transformers, C API" ON)
+# On by default where what it needs is there: RocksDB, Abseil, ISA-L.
+set(found_storage OFF)
+if(TURBOQUANT_BUILD_INDEX)
+  find_package(RocksDB QUIET)
+  find_package(absl QUIET)
+  find_library(TURBOQUANT_ISAL_LIBRARY isal)
+  if(RocksDB_FOUND AND absl_FOUND AND TURBOQUANT_ISAL_LIBRARY)
+    set(found_storage ON)
+  endif()
+endif()
+option(TURBOQUANT_BUILD_STORAGE "Durable collections (needs the index, RocksDB, Abseil, ISA-L)"
+       ${found_storage})
+include(TurboQuantService)
+tq_service_available(found_service)
+if(NOT TURBOQUANT_BUILD_STORAGE)
+  set(found_service OFF)
+endif()
+option(TURBOQUANT_BUILD_SERVICE "gRPC server and client (needs the store, gRPC, prometheus-cpp)"
+       ${found_service})
 option(TURBOQUANT_BUILD_TOOLS "Command-line programs (needs the index, CLI11, HDF5)" ON)
 option(TURBOQUANT_BUILD_PYTHON "Python package (needs the index, Python, nanobind); see pyproject.toml"
        OFF)

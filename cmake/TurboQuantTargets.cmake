@@ -28,8 +28,9 @@ function(tq_add_test name)
     set(ARG_TIMEOUT 600)
   endif()
   if(TURBOQUANT_SANITIZE MATCHES thread)
-    # libgomp hides its barriers from the thread sanitizer, so there the team is one thread.
-    list(APPEND ARG_ENVIRONMENT OMP_NUM_THREADS=1)
+    # libgomp hides its barriers from the thread sanitizer, so there the team is one thread,
+    # whatever a program asks for.
+    list(APPEND ARG_ENVIRONMENT OMP_THREAD_LIMIT=1)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
                                           ENVIRONMENT "OMP_WAIT_POLICY=PASSIVE;OPENBLAS_NUM_THREADS=1;${ARG_ENVIRONMENT}")

@@ -1,8 +1,10 @@
-// The checksum of docs/index_format.md.
+// The checksum and the fingerprint of docs/index_format.md.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "turboquant/quantizer.h"
 
 namespace turboquant {
 
@@ -22,5 +24,8 @@ inline std::uint64_t checksum(const std::uint8_t* data, std::size_t size) {
   sum.add(data, size);
   return sum.value();
 }
+
+/// Of one known vector's code: equal for codecs that make the same codes.
+std::uint64_t code_fingerprint(const Quantizer& codec);
 
 }  // namespace turboquant

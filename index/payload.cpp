@@ -60,18 +60,6 @@ std::uint64_t header_checksum(const Header& header) {
   return checksum(reinterpret_cast<const std::uint8_t*>(&header), offsetof(Header, checksum));
 }
 
-std::uint64_t fingerprint(const Quantizer& codec) {
-  std::vector<float> x(codec.dimension());
-  std::uint64_t state = 0x9e3779b97f4a7c15u;
-  for (float& value : x) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    value = static_cast<float>(static_cast<std::int32_t>(state >> 40) - 8388608) / 8388608.0F;
-  }
-  std::vector<std::uint8_t> code(codec.code_size());
-  codec.quantize(x.data(), 1, code.data());
-  return checksum(code.data(), code.size());
-}
-
 Header make_header(Kind kind, const Quantizer& codec, const IndexOptions& options,
                    faiss::MetricType metric) {
   Header header{};
@@ -88,7 +76,7 @@ Header make_header(Kind kind, const Quantizer& codec, const IndexOptions& option
   header.code_size = static_cast<std::uint32_t>(codec.code_size());
   header.seed = options.seed;
   header.lists = 1;
-  header.fingerprint = fingerprint(codec);
+  header.fingerprint = code_fingerprint(codec);
   return header;
 }
 
@@ -180,7 +168,7 @@ void check_codec(const CheckedReader& reader, const Header& header, const Quanti
     reader.fail_here("the file has codes of " + std::to_string(header.code_size) +
                      " bytes, its parameters make " + std::to_string(codec.code_size()));
   }
-  if (kCompareChecksums && header.fingerprint != fingerprint(codec)) {
+  if (kCompareChecksums && header.fingerprint != code_fingerprint(codec)) {
     reader.fail_here("the file was made with another rotation or level table");
   }
 }

@@ -9,6 +9,8 @@
 namespace turboquant::kernels {
 namespace {
 
+constexpr std::size_t kPrefetchBytes = 4096;
+
 /// dot_four(row) gives the products of four rows as a register of four int32. PrefetchBytes: how
 /// far ahead of a scan of consecutive rows memory is asked for; 0 leaves that to the processor.
 template <std::size_t PrefetchBytes, typename DotFour>

@@ -74,6 +74,25 @@ struct KernelTable {
   /// |u[i] * factor| must be below 127.5. Returns the sum of values.
   std::int32_t (*quantize_query)(const float* u, std::size_t d, float factor, std::int8_t* values);
 
+  // ---- attention ----
+
+  /// IEEE half precision, ties to even; |x| above 65504 becomes 65504.
+  void (*to_half)(const float* x, std::size_t n, std::uint16_t* out);
+
+  /// Finite halves to float, exact.
+  void (*to_float)(const std::uint16_t* x, std::size_t n, float* out);
+
+  /// Sum of a[i] * b[i]: lane i % 16 accumulates, lanes are added as in quantize.
+  float (*dot)(const float* a, const float* b, std::size_t n);
+
+  /// y[i] += x[i] * factor.
+  void (*add_scaled)(const float* x, float factor, std::size_t n, float* y);
+
+  /// out[i] = e^(x[i] - shift), x[i] <= shift, within 4e-7 of it; 0 where x[i] - shift <= -87, as
+  /// for -infinity. Returns their sum: lane i % 16 accumulates, lanes are added as in quantize.
+  /// out may be x.
+  float (*exp_sum)(const float* x, std::size_t n, float shift, float* out);
+
   // ---- decode ----
 
   /// out[i] = table[code i] for i < d; out has round_up(d, kBlock) bytes, those past d are

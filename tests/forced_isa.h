@@ -20,6 +20,6 @@ class ForcedIsa : public testing::Environment {
   }
 };
 
-inline testing::Environment* const forced_isa = testing::AddGlobalTestEnvironment(new ForcedIsa);
+inline testing::Environment* const kForcedIsa = testing::AddGlobalTestEnvironment(new ForcedIsa);
 
 }  // namespace turboquant

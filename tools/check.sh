@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-tools/setup.sh build check python
+tools/setup.sh build service check python
 tools/format.sh --check
 tools/python_env.sh build/python
 cmake --preset ci -DTURBOQUANT_TEST_PYTHON="$PWD/build/python/bin/python"

@@ -122,8 +122,25 @@ bool enable() {
          syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-const KernelTable kTable = {"amx",  false,    norm_squared, scale,       multiply,
-                            fwht,   quantize, pack,         max_abs,     quantize_query,
-                            decode, dot_rows, dot_tile,     select_tile, select_rows};
+const KernelTable kTable = {"amx",
+                            false,
+                            norm_squared,
+                            scale,
+                            multiply,
+                            fwht,
+                            quantize,
+                            pack,
+                            max_abs,
+                            quantize_query,
+                            to_half,
+                            to_float,
+                            dot,
+                            add_scaled,
+                            exp_sum,
+                            decode,
+                            dot_rows,
+                            dot_tile,
+                            select_tile_with<FloatLanes>,
+                            select_rows_with<FloatLanes>};
 
 }  // namespace turboquant::kernels::amx

@@ -3,7 +3,10 @@
 
 #define TQ_VECTOR_BYTES 32
 #include "kernels/backends.h"
+#include "kernels/by_bits.h"
 #include "kernels/four_rows.h"
+#include "kernels/select.h"
+#include "kernels/vector_attention.h"
 #include "kernels/vector_kernels.h"
 
 namespace turboquant::kernels::avx2 {
@@ -64,16 +67,7 @@ void decode_bits(const std::uint8_t* packed, std::size_t d, __m256i table, std::
 void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
             std::int8_t* out) {
   const __m256i t = broadcast_table(table, 0);
-  switch (bits) {
-    case 1:
-      return decode_bits<1>(packed, d, t, out);
-    case 2:
-      return decode_bits<2>(packed, d, t, out);
-    case 3:
-      return decode_bits<3>(packed, d, t, out);
-    default:
-      return decode_bits<4>(packed, d, t, out);
-  }
+  by_bits(bits, [&](auto b) { decode_bits<decltype(b)::value>(packed, d, t, out); });
 }
 
 // Products of 64 unsigned levels with the query, added to four-coordinate sums in int32. Two
@@ -100,6 +94,23 @@ inline __m128i sum_lanes(__m256i a, __m256i b, __m256i c, __m256i d) {
   return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 
+// Products of the last d - i coordinates of four rows. Apart from dot_four, whose sums would go
+// through memory if a loop that is not unrolled could reach them.
+template <int Bits>
+[[gnu::noinline]] __m128i dot_four_tails(const std::uint8_t* const row[4], std::size_t i,
+                                         std::size_t d, __m256i table, const std::int8_t* query) {
+  __m256i sums[4];
+  for (int r = 0; r < 4; ++r) {
+    std::uint8_t codes[64];
+    unpack_tail(row[r] + packed_bytes(i, Bits), d - i, Bits, codes);
+    const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
+    const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
+    sums[r] = dot_block<Bits>(_mm256_setzero_si256(), low, high, load256(query + i),
+                              load256(query + i + 32));
+  }
+  return sum_lanes(sums[0], sums[1], sums[2], sums[3]);
+}
+
 // Four rows at a time, so that each load of the query serves four products.
 template <int Bits>
 inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m256i table,
@@ -109,48 +120,28 @@ inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m256i
   for (std::size_t at = 0; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
     const __m256i query_low = load256(query + i);
     const __m256i query_high = load256(query + i + 32);
+#pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       const __m256i low = _mm256_shuffle_epi8(table, expand<Bits, 0>(row[r] + at));
       const __m256i high = _mm256_shuffle_epi8(table, expand<Bits, 1>(row[r] + at));
       sums[r] = dot_block<Bits>(sums[r], low, high, query_low, query_high);
     }
   }
-  if (i < d) {
-    for (int r = 0; r < 4; ++r) {
-      std::uint8_t codes[64];
-      unpack_tail(row[r] + packed_bytes(i, Bits), d - i, Bits, codes);
-      const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
-      const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
-      sums[r] = dot_block<Bits>(sums[r], low, high, load256(query + i), load256(query + i + 32));
-    }
-  }
-  return sum_lanes(sums[0], sums[1], sums[2], sums[3]);
-}
-
-template <int Bits>
-void dot_rows_bits(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
-                   std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
-                   std::int32_t* dots) {
-  const __m256i levels = broadcast_table(table.levels, table.offset);
-  const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
-  dot_by_four<0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-    return _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias);
-  });
+  const __m128i dots = sum_lanes(sums[0], sums[1], sums[2], sums[3]);
+  return i < d ? _mm_add_epi32(dots, dot_four_tails<Bits>(row, i, d, table, query)) : dots;
 }
 
 void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
               std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
               std::int32_t* dots) {
-  switch (table.bits) {
-    case 1:
-      return dot_rows_bits<1>(codes, stride, rows, n, d, table, query, dots);
-    case 2:
-      return dot_rows_bits<2>(codes, stride, rows, n, d, table, query, dots);
-    case 3:
-      return dot_rows_bits<3>(codes, stride, rows, n, d, table, query, dots);
-    default:
-      return dot_rows_bits<4>(codes, stride, rows, n, d, table, query, dots);
-  }
+  const __m256i levels = broadcast_table(table.levels, table.offset);
+  const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
+  by_bits(table.bits, [&](auto bits) {
+    dot_by_four<kPrefetchBytes>(
+        codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
+          return _mm_add_epi32(dot_four<decltype(bits)::value>(row, d, levels, query.values), bias);
+        });
+  });
 }
 
 inline __m256i broadcast_four(const std::int8_t* levels) {
@@ -225,64 +216,40 @@ void dot_tile(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
   }
 }
 
-// Bits of the lanes of a value that are not <= cutoff.
-inline unsigned passing(__m256i dots, __m256 row_scale, __m256 term, __m256 cutoff) {
-  const __m256 value = _mm256_sub_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(dots), row_scale), term);
-  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(value, cutoff, _CMP_NLE_UQ)));
-}
-
-std::size_t select_tile(const std::int32_t* dots, std::size_t n_rows, const float* row_scale,
-                        const float* row_term, const float* query_term, const float* cutoff,
-                        Hit* hits) {
-  Hit* out = hits;
-  const __m256 cut[2] = {_mm256_loadu_ps(cutoff), _mm256_loadu_ps(cutoff + 8)};
-  __m256 term[2] = {};
-  if (row_term != nullptr) {
-    term[0] = _mm256_loadu_ps(query_term);
-    term[1] = _mm256_loadu_ps(query_term + 8);
+struct FloatLanes {
+  using Float = __m256;
+  static constexpr std::size_t kWidth = 8;
+  static Float load(const float* p) { return _mm256_loadu_ps(p); }
+  static Float broadcast(float x) { return _mm256_set1_ps(x); }
+  static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
+  static unsigned passing(const std::int32_t* dots, Float scale, Float term, Float cutoff) {
+    const Float product = _mm256_mul_ps(_mm256_cvtepi32_ps(load256(dots)), scale);
+    const Float passes = _mm256_cmp_ps(_mm256_sub_ps(product, term), cutoff, _CMP_NLE_UQ);
+    return static_cast<unsigned>(_mm256_movemask_ps(passes));
   }
-  for (std::size_t r = 0; r < n_rows; ++r) {
-    const __m256 of_row = _mm256_set1_ps(row_term != nullptr ? row_term[r] : 0);
-    const __m256 scale_of_row = _mm256_set1_ps(row_scale[r]);
-    const std::int32_t* row = dots + r * kLane;
-    unsigned mask = passing(load256(row), scale_of_row, _mm256_mul_ps(of_row, term[0]), cut[0]);
-    mask |= passing(load256(row + 8), scale_of_row, _mm256_mul_ps(of_row, term[1]), cut[1]) << 8;
-    for (; mask != 0; mask &= mask - 1) {
-      const auto q = static_cast<std::uint32_t>(__builtin_ctz(mask));
-      *out++ = {static_cast<std::uint32_t>(r), q, row[q]};
-    }
-  }
-  return static_cast<std::size_t>(out - hits);
-}
-
-std::size_t select_rows(const std::int32_t* dots, std::size_t n, const float* row_scale,
-                        const float* row_term, float query_term, float cutoff, Hit* hits) {
-  Hit* out = hits;
-  const __m256 cut = _mm256_set1_ps(cutoff);
-  const __m256 of_query = _mm256_set1_ps(query_term);
-  std::size_t r = 0;
-  for (; r + 8 <= n; r += 8) {
-    const __m256 term = row_term != nullptr ? _mm256_mul_ps(_mm256_loadu_ps(row_term + r), of_query)
-                                            : _mm256_setzero_ps();
-    unsigned mask = passing(load256(dots + r), _mm256_loadu_ps(row_scale + r), term, cut);
-    for (; mask != 0; mask &= mask - 1) {
-      const std::size_t row = r + static_cast<std::size_t>(__builtin_ctz(mask));
-      *out++ = {static_cast<std::uint32_t>(row), 0, dots[row]};
-    }
-  }
-  for (; r < n; ++r) {
-    const float term = row_term != nullptr ? row_term[r] * query_term : 0;
-    if (!(static_cast<float>(dots[r]) * row_scale[r] - term <= cutoff)) {
-      *out++ = {static_cast<std::uint32_t>(r), 0, dots[r]};
-    }
-  }
-  return static_cast<std::size_t>(out - hits);
-}
+};
 
 }  // namespace
 
-const KernelTable kTable = {"avx2", true,     norm_squared, scale,       multiply,
-                            fwht,   quantize, pack,         max_abs,     quantize_query,
-                            decode, dot_rows, dot_tile,     select_tile, select_rows};
+const KernelTable kTable = {"avx2",
+                            true,
+                            norm_squared,
+                            scale,
+                            multiply,
+                            fwht,
+                            quantize,
+                            pack,
+                            max_abs,
+                            quantize_query,
+                            to_half,
+                            to_float,
+                            dot,
+                            add_scaled,
+                            exp_sum,
+                            decode,
+                            dot_rows,
+                            dot_tile,
+                            select_tile_with<FloatLanes>,
+                            select_rows_with<FloatLanes>};
 
 }  // namespace turboquant::kernels::avx2

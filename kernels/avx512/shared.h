@@ -6,13 +6,14 @@
 
 #define TQ_VECTOR_BYTES 64
 #include "kernels/backends.h"
+#include "kernels/by_bits.h"
 #include "kernels/four_rows.h"
+#include "kernels/select.h"
+#include "kernels/vector_attention.h"
 #include "kernels/vector_kernels.h"
 
 namespace turboquant::kernels {
 namespace {
-
-constexpr std::size_t kPrefetchBytes = 4096;  // how far ahead of a scan
 
 inline __m512i load512(const void* p) { return _mm512_loadu_si512(p); }
 
@@ -97,16 +98,7 @@ void decode_bits(const std::uint8_t* packed, std::size_t d, __m512i table, std::
 void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
             std::int8_t* out) {
   const __m512i t = broadcast_table(table, 0);
-  switch (bits) {
-    case 1:
-      return decode_bits<1>(packed, d, t, out);
-    case 2:
-      return decode_bits<2>(packed, d, t, out);
-    case 3:
-      return decode_bits<3>(packed, d, t, out);
-    default:
-      return decode_bits<4>(packed, d, t, out);
-  }
+  by_bits(bits, [&](auto b) { decode_bits<decltype(b)::value>(packed, d, t, out); });
 }
 
 // Sums of the lanes of four registers: transposing adds, then across the quarters.
@@ -145,75 +137,30 @@ inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m512i
   return sum_lanes(sums);
 }
 
-template <int Bits>
-void dot_rows_bits(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
-                   std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
-                   std::int32_t* dots) {
-  const __m512i levels = broadcast_table(table.levels, table.offset);
-  const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
-  dot_by_four<kPrefetchBytes>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-    return _mm_add_epi32(dot_four<Bits>(row, d, levels, query.values), bias);
-  });
-}
-
 void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
               std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
               std::int32_t* dots) {
-  switch (table.bits) {
-    case 1:
-      return dot_rows_bits<1>(codes, stride, rows, n, d, table, query, dots);
-    case 2:
-      return dot_rows_bits<2>(codes, stride, rows, n, d, table, query, dots);
-    case 3:
-      return dot_rows_bits<3>(codes, stride, rows, n, d, table, query, dots);
-    default:
-      return dot_rows_bits<4>(codes, stride, rows, n, d, table, query, dots);
-  }
+  const __m512i levels = broadcast_table(table.levels, table.offset);
+  const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
+  by_bits(table.bits, [&](auto bits) {
+    dot_by_four<kPrefetchBytes>(
+        codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
+          return _mm_add_epi32(dot_four<decltype(bits)::value>(row, d, levels, query.values), bias);
+        });
+  });
 }
 
-inline __mmask16 passing(__m512i dots, __m512 row_scale, __m512 term, __m512 cutoff) {
-  const __m512 value = _mm512_sub_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dots), row_scale), term);
-  return _mm512_cmp_ps_mask(value, cutoff, _CMP_NLE_UQ);
-}
-
-std::size_t select_tile(const std::int32_t* dots, std::size_t n_rows, const float* row_scale,
-                        const float* row_term, const float* query_term, const float* cutoff,
-                        Hit* hits) {
-  Hit* out = hits;
-  const __m512 cut = _mm512_loadu_ps(cutoff);
-  const __m512 of_query = row_term != nullptr ? _mm512_loadu_ps(query_term) : _mm512_setzero_ps();
-  for (std::size_t r = 0; r < n_rows; ++r) {
-    const __m512 term =
-        row_term != nullptr ? _mm512_mul_ps(_mm512_set1_ps(row_term[r]), of_query) : of_query;
-    const std::int32_t* row = dots + r * kLane;
-    unsigned mask = passing(load512(row), _mm512_set1_ps(row_scale[r]), term, cut);
-    for (; mask != 0; mask &= mask - 1) {
-      const auto q = static_cast<std::uint32_t>(__builtin_ctz(mask));
-      *out++ = {static_cast<std::uint32_t>(r), q, row[q]};
-    }
+struct FloatLanes {
+  using Float = __m512;
+  static constexpr std::size_t kWidth = 16;
+  static Float load(const float* p) { return _mm512_loadu_ps(p); }
+  static Float broadcast(float x) { return _mm512_set1_ps(x); }
+  static Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  static unsigned passing(const std::int32_t* dots, Float scale, Float term, Float cutoff) {
+    const Float product = _mm512_mul_ps(_mm512_cvtepi32_ps(load512(dots)), scale);
+    return _mm512_cmp_ps_mask(_mm512_sub_ps(product, term), cutoff, _CMP_NLE_UQ);
   }
-  return static_cast<std::size_t>(out - hits);
-}
-
-std::size_t select_rows(const std::int32_t* dots, std::size_t n, const float* row_scale,
-                        const float* row_term, float query_term, float cutoff, Hit* hits) {
-  Hit* out = hits;
-  const __m512 cut = _mm512_set1_ps(cutoff);
-  const __m512 of_query = _mm512_set1_ps(query_term);
-  for (std::size_t r = 0; r < n; r += kLane) {
-    const auto live = static_cast<__mmask16>(n - r < kLane ? (1u << (n - r)) - 1 : 0xffffu);
-    const __m512 term = row_term != nullptr
-                            ? _mm512_mul_ps(_mm512_maskz_loadu_ps(live, row_term + r), of_query)
-                            : _mm512_setzero_ps();
-    const __m512i values = _mm512_maskz_loadu_epi32(live, dots + r);
-    unsigned mask = passing(values, _mm512_maskz_loadu_ps(live, row_scale + r), term, cut) & live;
-    for (; mask != 0; mask &= mask - 1) {
-      const std::size_t row = r + static_cast<std::size_t>(__builtin_ctz(mask));
-      *out++ = {static_cast<std::uint32_t>(row), 0, dots[row]};
-    }
-  }
-  return static_cast<std::size_t>(out - hits);
-}
+};
 
 }  // namespace
 }  // namespace turboquant::kernels

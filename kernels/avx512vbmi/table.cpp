@@ -3,8 +3,25 @@
 
 namespace turboquant::kernels::avx512vbmi {
 
-const KernelTable kTable = {"avx512vbmi", true,     norm_squared, scale,       multiply,
-                            fwht,         quantize, pack,         max_abs,     quantize_query,
-                            decode,       dot_rows, dot_tile,     select_tile, select_rows};
+const KernelTable kTable = {"avx512vbmi",
+                            true,
+                            norm_squared,
+                            scale,
+                            multiply,
+                            fwht,
+                            quantize,
+                            pack,
+                            max_abs,
+                            quantize_query,
+                            to_half,
+                            to_float,
+                            dot,
+                            add_scaled,
+                            exp_sum,
+                            decode,
+                            dot_rows,
+                            dot_tile,
+                            select_tile_with<FloatLanes>,
+                            select_rows_with<FloatLanes>};
 
 }  // namespace turboquant::kernels::avx512vbmi

@@ -4,7 +4,10 @@
 
 #define TQ_VECTOR_BYTES 16
 #include "kernels/backends.h"
+#include "kernels/by_bits.h"
 #include "kernels/four_rows.h"
+#include "kernels/select.h"
+#include "kernels/vector_attention.h"
 #include "kernels/vector_kernels.h"
 
 namespace turboquant::kernels::neon {
@@ -64,16 +67,7 @@ void decode_bits(const std::uint8_t* packed, std::size_t d, int8x16_t table, std
 void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
             std::int8_t* out) {
   const int8x16_t t = vld1q_s8(table);
-  switch (bits) {
-    case 1:
-      return decode_bits<1>(packed, d, t, out);
-    case 2:
-      return decode_bits<2>(packed, d, t, out);
-    case 3:
-      return decode_bits<3>(packed, d, t, out);
-    default:
-      return decode_bits<4>(packed, d, t, out);
-  }
+  by_bits(bits, [&](auto b) { decode_bits<decltype(b)::value>(packed, d, t, out); });
 }
 
 inline int32x4_t dot_block(int32x4_t sum, const int8x16x4_t& levels, const int8x16x4_t& query) {
@@ -104,29 +98,15 @@ inline int32x4_t dot_four(const std::uint8_t* const row[4], std::size_t d, int8x
   return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
 }
 
-template <int Bits>
-void dot_rows_bits(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
-                   std::size_t n, std::size_t d, int8x16_t levels, const std::int8_t* query,
-                   std::int32_t* dots) {
-  dot_by_four<0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-    return dot_four<Bits>(row, d, levels, query);
-  });
-}
-
 void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
               std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
               std::int32_t* dots) {
   const int8x16_t levels = vld1q_s8(table.levels);
-  switch (table.bits) {
-    case 1:
-      return dot_rows_bits<1>(codes, stride, rows, n, d, levels, query.values, dots);
-    case 2:
-      return dot_rows_bits<2>(codes, stride, rows, n, d, levels, query.values, dots);
-    case 3:
-      return dot_rows_bits<3>(codes, stride, rows, n, d, levels, query.values, dots);
-    default:
-      return dot_rows_bits<4>(codes, stride, rows, n, d, levels, query.values, dots);
-  }
+  by_bits(table.bits, [&](auto bits) {
+    dot_by_four<0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
+      return dot_four<decltype(bits)::value>(row, d, levels, query.values);
+    });
+  });
 }
 
 // Four coordinates, number Step of the four in a register of each row: 4 rows x 16 queries.
@@ -164,67 +144,40 @@ void dot_tile(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
   }
 }
 
-// Bits 0 to 3: the lanes of a value that are not <= cutoff.
-inline unsigned passing(int32x4_t dots, float32x4_t row_scale, float32x4_t term,
-                        float32x4_t cutoff) {
-  const float32x4_t value = vsubq_f32(vmulq_f32(vcvtq_f32_s32(dots), row_scale), term);
-  const uint32x4_t passes = vmvnq_u32(vcleq_f32(value, cutoff));
-  return vaddvq_u32(vandq_u32(passes, uint32x4_t{1, 2, 4, 8}));
-}
-
-std::size_t select_tile(const std::int32_t* dots, std::size_t n_rows, const float* row_scale,
-                        const float* row_term, const float* query_term, const float* cutoff,
-                        Hit* hits) {
-  Hit* out = hits;
-  float32x4_t cut[4], of_query[4] = {};
-  for (std::size_t q = 0; q < 4; ++q) {
-    cut[q] = vld1q_f32(cutoff + 4 * q);
-    if (row_term != nullptr) of_query[q] = vld1q_f32(query_term + 4 * q);
+struct FloatLanes {
+  using Float = float32x4_t;
+  static constexpr std::size_t kWidth = 4;
+  static Float load(const float* p) { return vld1q_f32(p); }
+  static Float broadcast(float x) { return vdupq_n_f32(x); }
+  static Float multiply(Float a, Float b) { return vmulq_f32(a, b); }
+  static unsigned passing(const std::int32_t* dots, Float scale, Float term, Float cutoff) {
+    const Float value = vsubq_f32(vmulq_f32(vcvtq_f32_s32(vld1q_s32(dots)), scale), term);
+    const uint32x4_t passes = vmvnq_u32(vcleq_f32(value, cutoff));
+    return vaddvq_u32(vandq_u32(passes, uint32x4_t{1, 2, 4, 8}));
   }
-  for (std::size_t r = 0; r < n_rows; ++r) {
-    const float32x4_t scale_of_row = vdupq_n_f32(row_scale[r]);
-    const float32x4_t of_row = vdupq_n_f32(row_term != nullptr ? row_term[r] : 0);
-    const std::int32_t* row = dots + r * kLane;
-    unsigned mask = 0;
-    for (std::size_t q = 0; q < 4; ++q) {
-      const float32x4_t term = vmulq_f32(of_row, of_query[q]);
-      mask |= passing(vld1q_s32(row + 4 * q), scale_of_row, term, cut[q]) << (4 * q);
-    }
-    for (; mask != 0; mask &= mask - 1) {
-      const auto q = static_cast<std::uint32_t>(__builtin_ctz(mask));
-      *out++ = {static_cast<std::uint32_t>(r), q, row[q]};
-    }
-  }
-  return static_cast<std::size_t>(out - hits);
-}
-
-std::size_t select_rows(const std::int32_t* dots, std::size_t n, const float* row_scale,
-                        const float* row_term, float query_term, float cutoff, Hit* hits) {
-  Hit* out = hits;
-  const float32x4_t cut = vdupq_n_f32(cutoff);
-  std::size_t r = 0;
-  for (; r + 4 <= n; r += 4) {
-    const float32x4_t term =
-        row_term != nullptr ? vmulq_n_f32(vld1q_f32(row_term + r), query_term) : vdupq_n_f32(0);
-    unsigned mask = passing(vld1q_s32(dots + r), vld1q_f32(row_scale + r), term, cut);
-    for (; mask != 0; mask &= mask - 1) {
-      const std::size_t row = r + static_cast<std::size_t>(__builtin_ctz(mask));
-      *out++ = {static_cast<std::uint32_t>(row), 0, dots[row]};
-    }
-  }
-  for (; r < n; ++r) {
-    const float term = row_term != nullptr ? row_term[r] * query_term : 0;
-    if (!(static_cast<float>(dots[r]) * row_scale[r] - term <= cutoff)) {
-      *out++ = {static_cast<std::uint32_t>(r), 0, dots[r]};
-    }
-  }
-  return static_cast<std::size_t>(out - hits);
-}
+};
 
 }  // namespace
 
-const KernelTable kTable = {"neon", false,    norm_squared, scale,       multiply,
-                            fwht,   quantize, pack,         max_abs,     quantize_query,
-                            decode, dot_rows, dot_tile,     select_tile, select_rows};
+const KernelTable kTable = {"neon",
+                            false,
+                            norm_squared,
+                            scale,
+                            multiply,
+                            fwht,
+                            quantize,
+                            pack,
+                            max_abs,
+                            quantize_query,
+                            to_half,
+                            to_float,
+                            dot,
+                            add_scaled,
+                            exp_sum,
+                            decode,
+                            dot_rows,
+                            dot_tile,
+                            select_tile_with<FloatLanes>,
+                            select_rows_with<FloatLanes>};
 
 }  // namespace turboquant::kernels::neon

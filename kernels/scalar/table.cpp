@@ -57,6 +57,69 @@ float quantize(const float* y, std::size_t d, const CodeTable& table, std::uint8
   return lanes[0];
 }
 
+void to_half(const float* x, std::size_t n, std::uint16_t* out) {
+  for (std::size_t i = 0; i < n; ++i) {
+    float a = std::fabs(x[i]);
+    if (!(a < 65504.0f)) a = 65504.0f;
+    // In units of the last place of a half of this size: 2^-24 for subnormal ones.
+    int exponent = 0;
+    std::frexp(a, &exponent);
+    exponent = exponent < -13 ? -13 : exponent;                        // a < 2^exponent
+    const float units = std::nearbyint(std::ldexp(a, 11 - exponent));  // at most 2^11
+    const int biased = exponent + 13;  // 0 for subnormal ones: the carry into it is right
+    std::uint32_t half = static_cast<std::uint32_t>(units);
+    if (biased > 0) half += static_cast<std::uint32_t>(biased) * 1024;
+    out[i] = static_cast<std::uint16_t>(half | (std::signbit(x[i]) ? 0x8000u : 0u));
+  }
+}
+
+void to_float(const std::uint16_t* x, std::size_t n, float* out) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const int exponent = x[i] >> 10 & 31;
+    const int fraction = x[i] & 1023;
+    const float a = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                                  : std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
+    out[i] = (x[i] & 0x8000) != 0 ? -a : a;
+  }
+}
+
+float sum_lanes(float lanes[16]) {
+  for (std::size_t n = 8; n > 0; n /= 2) {
+    for (std::size_t i = 0; i < n; ++i) lanes[i] += lanes[i + n];
+  }
+  return lanes[0];
+}
+
+float dot(const float* a, const float* b, std::size_t n) {
+  float lanes[16] = {};
+  for (std::size_t i = 0; i < n; ++i) lanes[i % 16] += a[i] * b[i];
+  return sum_lanes(lanes);
+}
+
+void add_scaled(const float* x, float factor, std::size_t n, float* y) {
+  for (std::size_t i = 0; i < n; ++i) y[i] += x[i] * factor;
+}
+
+float exp_sum(const float* x, std::size_t n, float shift, float* out) {
+  float lanes[16] = {};
+  for (std::size_t i = 0; i < n; ++i) {
+    const float t = x[i] - shift;
+    float e = 0;
+    if (t > -87.0f) {
+      const float power = (t * 1.44269504f + 12582912.0f) - 12582912.0f;
+      const float r = (t - power * 0.693145752f) - power * 1.42860677e-6f;
+      constexpr float kTaylor[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24,
+                                   1.0f / 6,    0.5f,       1.0f,       1.0f};
+      e = kTaylor[0];
+      for (std::size_t c = 1; c < 8; ++c) e = e * r + kTaylor[c];
+      e = std::ldexp(e, static_cast<int>(power));
+    }
+    out[i] = e;
+    lanes[i % 16] += e;
+  }
+  return sum_lanes(lanes);
+}
+
 // Where code i of a row lies: plane by plane inside a block, a bit stream in the tail.
 template <typename Visit>
 void for_each_bit(std::size_t d, int bits, const Visit& visit) {
@@ -187,6 +250,7 @@ std::size_t select_rows(const std::int32_t* dots, std::size_t n, const float* ro
 
 const KernelTable kTable = {"scalar", false,    norm_squared, scale,       multiply,
                             fwht,     quantize, pack,         max_abs,     quantize_query,
+                            to_half,  to_float, dot,          add_scaled,  exp_sum,
                             decode,   dot_rows, dot_tile,     select_tile, select_rows};
 
 }  // namespace turboquant::kernels::scalar

@@ -90,6 +90,7 @@ TEST_P(Concurrency, SymmetricDistancesFromOneComputer) {
 
 TEST_P(Concurrency, FactoriesInParallel) {
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([] {
       for (const char* text : {"TQ3", "IDMap,TQ2", "TQ4,RFlat"}) {

@@ -5,6 +5,7 @@
 #include <faiss/VectorTransform.h>
 #include <faiss/impl/FaissAssert.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -26,6 +27,12 @@ std::vector<float> queries() { return turboquant::test::clustered(50, kD, 2); }
 
 std::string path_of(const std::string& folder, const std::string& text, bool l2) {
   return folder + "/" + turboquant::test::test_name(text) + (l2 ? "_l2" : "_ip");
+}
+
+std::uint32_t bits_of(float value) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
 }
 
 // FAISS versions normalize a query to different bits, so an L2norm transform is left out here: what
@@ -69,10 +76,9 @@ std::size_t check_one(const std::string& path, const std::string& text) {
   if (!file) throw faiss::FaissException("cannot read " + path + ".results");
   std::size_t different = 0;
   for (std::size_t i = 0; i < found.labels.size(); ++i) {
-    different += found.labels[i] != expected.labels[i] ||
-                         std::memcmp(&found.distances[i], &expected.distances[i], 4) != 0
-                     ? 1
-                     : 0;
+    const bool same_id = found.labels[i] == expected.labels[i];
+    // Bits, so that a NaN equals itself and -0 is not 0.
+    if (!same_id || bits_of(found.distances[i]) != bits_of(expected.distances[i])) ++different;
   }
   std::printf("%-28s %4zu of %zu results differ\n", text.c_str(), different, found.labels.size());
   return different;

@@ -105,7 +105,7 @@ TEST_P(EveryString, CloneIsEqualAndIndependent) {
   const auto before = search(filled(), queries, 5);
   auto copy = turboquant::clone_index(filled());
   const auto copy_of_copy = turboquant::clone_index(*copy);
-  EXPECT_EQ(typeid(*copy_of_copy), typeid(filled()));
+  EXPECT_EQ(test::type_of(*copy_of_copy), test::type_of(filled()));
   expect_same(search(*copy, queries, 5), before);
   copy.reset();
   expect_same(search(*copy_of_copy, queries, 5), before);
@@ -206,7 +206,7 @@ TEST(Clone, OfGraphsKeepsTheirClassAndStorage) {
     const auto index = index_factory(kD, text);
     test::fill(*index, clustered(kN, kD, 1));
     const auto copy = clone_index(*index);
-    EXPECT_EQ(typeid(*copy), typeid(*index)) << text;
+    EXPECT_EQ(test::type_of(*copy), test::type_of(*index)) << text;
     EXPECT_TRUE(contains_turboquant(*copy)) << text;
   }
 }

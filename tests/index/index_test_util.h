@@ -15,6 +15,8 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <typeindex>
+#include <typeinfo>
 #include <vector>
 
 namespace turboquant::test {
@@ -53,6 +55,9 @@ inline void fill(faiss::Index& index, const std::vector<float>& x) {
   std::iota(ids.begin(), ids.end(), 0);
   index.add_with_ids(n, x.data(), ids.data());
 }
+
+/// The class of an index behind a reference to its base.
+inline std::type_index type_of(const faiss::Index& index) { return typeid(index); }
 
 struct Results {
   std::vector<float> distances;

@@ -297,6 +297,71 @@ TEST_P(Backend, Select) {
   }
 }
 
+TEST_P(Backend, HalvesToFloatsAndBack) {
+  std::vector<std::uint16_t> finite;
+  for (std::uint32_t h = 0; h < 65536; ++h) {
+    if ((h >> 10 & 31) != 31) finite.push_back(static_cast<std::uint16_t>(h));
+  }
+  std::vector<float> values(finite.size());
+  std::vector<float> expected(finite.size());
+  tested().to_float(finite.data(), finite.size(), values.data());
+  reference().to_float(finite.data(), finite.size(), expected.data());
+  expect_same_bits(values, expected);
+  std::vector<std::uint16_t> back(finite.size());
+  tested().to_half(values.data(), values.size(), back.data());
+  expect_same_bits(back, finite);
+}
+
+TEST_P(Backend, ToHalf) {
+  std::vector<float> values = {0.0f,          -0.0f,      1e-8f,      2.98e-8f,     6.0e-8f,
+                               6.1035156e-5f, 6.1e-5f,    65504.f,    65519.f,      65520.f,
+                               -1e30f,        0x1.002p0f, 0x1.006p0f, 0x1.ffep-15f, 0x1.fffp-15f,
+                               2049.f,        2051.f};
+  for (const int exponent : {-26, -16, -14, -3, 0, 9, 15}) {
+    for (const float x : normals(300, std::ldexp(1.0f, exponent))) values.push_back(x);
+  }
+  for (std::size_t n = values.size() - 40; n <= values.size(); ++n) {
+    std::vector<std::uint16_t> out(n);
+    std::vector<std::uint16_t> expected(n);
+    tested().to_half(values.data(), n, out.data());
+    reference().to_half(values.data(), n, expected.data());
+    expect_same_bits(out, expected);
+  }
+}
+
+TEST_P(Backend, FloatProducts) {
+  for (const std::size_t n : lengths()) {
+    const std::vector<float> a = normals(n);
+    std::vector<float> y = normals(n);
+    std::vector<float> expected = y;
+    const float value = tested().dot(a.data(), y.data(), n);
+    EXPECT_EQ(value, reference().dot(a.data(), y.data(), n)) << n;
+    tested().add_scaled(a.data(), 0.37f, n, y.data());
+    reference().add_scaled(a.data(), 0.37f, n, expected.data());
+    expect_same_bits(y, expected);
+  }
+}
+
+TEST_P(Backend, Exponentials) {
+  for (const std::size_t n : lengths()) {
+    std::vector<float> x = normals(n, 30);
+    for (float& value : x) value = -std::fabs(value) + 5;
+    x[n / 2] = -std::numeric_limits<float>::infinity();
+    x[n / 3] = 5;
+    std::vector<float> out(n);
+    std::vector<float> expected(n);
+    const float sum = tested().exp_sum(x.data(), n, 5, out.data());
+    EXPECT_EQ(sum, reference().exp_sum(x.data(), n, 5, expected.data())) << n;
+    expect_same_bits(out, expected);
+    for (std::size_t i = 0; i < n; ++i) {
+      const double exact = std::exp(static_cast<double>(x[i]) - 5);
+      EXPECT_NEAR(out[i], x[i] - 5 <= -87 ? 0 : exact, 4e-7 * exact) << x[i];
+    }
+    tested().exp_sum(x.data(), n, 5, x.data());
+    expect_same_bits(x, out);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Kernels, Backend, testing::ValuesIn(backends()),
                          [](const auto& instance) { return instance.param; });
 

@@ -30,8 +30,8 @@ PUBLIC = "include/turboquant/"
 FOREIGN = [
     (r"faiss/", ("index/", "storage/", "tools/", "tests/", "bench/", "python/", "examples/faiss_cpp/",
                  PUBLIC + "index_", PUBLIC + "faiss_")),
-    (r"rocksdb/", ("storage/", "tests/storage/", "bench/")),
-    (r"(grpc|grpcpp|google/protobuf)/|turboquant/v1/", ("service/", "tests/service/", "bench/")),
+    (r"(rocksdb|isa-l)/", ("storage/", "tests/storage/", "bench/")),
+    (r"(grpc|grpcpp|google/protobuf)/|turboquant/v1/", ("service/", "tests/proto/", "tests/service/", "tests/fuzz/", "bench/")),
     (r"cuda", ("kernels/cuda/", "tests/kernels/", "bench/")),
     (r"(imm|x86|[a-z]mm)intrin\.h|arm_neon\.h|arm_sve\.h", ("kernels/",)),
 ]

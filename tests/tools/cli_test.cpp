@@ -16,7 +16,7 @@ namespace {
 
 class Cli : public testing::FolderTest {
  protected:
-  int run(std::vector<std::string> arguments) {
+  int run(const std::vector<std::string>& arguments) {
     std::vector<const char*> argv = {"turboquant-index"};
     for (const std::string& argument : arguments) argv.push_back(argument.c_str());
     std::ostringstream out;

@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 
 #include "tools/commands/build.h"
@@ -17,6 +18,9 @@
 #include "tools/commands/info.h"
 #include "tools/commands/memory.h"
 #include "tools/commands/search.h"
+#ifdef TURBOQUANT_WITH_SERVICE
+#include "tools/commands/remote_cli.h"
+#endif
 #include "tools/io/errors.h"
 #include "tools/io/interrupt.h"
 
@@ -60,6 +64,14 @@ class CommandLine {
     add_ground_truth();
     add_convert();
     add_info();
+#ifdef TURBOQUANT_WITH_SERVICE
+    remote_ = std::make_unique<RemoteCommands>(
+        app_, RemoteCommands::Host{[this](CLI::App* sub, std::function<void()> work) {
+                                     sub->callback([this, work] { command_ = work; });
+                                   },
+                                   [this](CLI::App* sub) { add_common(sub); },
+                                   [this] { return progress(); }, &out_});
+#endif
   }
 
   int run(int argc, const char* const* argv) {
@@ -75,7 +87,7 @@ class CommandLine {
 
  private:
   CLI::App* command(const std::string& name, const std::string& description,
-                    std::function<void()> work) {
+                    const std::function<void()>& work) {
     CLI::App* sub = app_.add_subcommand(name, description);
     sub->callback([this, work] { command_ = work; });
     return sub;
@@ -260,6 +272,9 @@ class CommandLine {
   std::ostream& err_;
   CLI::App app_;
   std::function<void()> command_;
+#ifdef TURBOQUANT_WITH_SERVICE
+  std::unique_ptr<RemoteCommands> remote_;
+#endif
   Common common_;
   BuildOptions build_;
   SearchOptions search_;

@@ -47,8 +47,9 @@ void print_report(const EvalReport& report, std::ostream& out) {
   }
   for (const auto& [depth, share] : report.k_recall_at) {
     if (depth == 1) continue;  // the same as recall@1
-    const std::string text = std::to_string(depth);
-    lines.number(text + "-recall@" + text, share, 4);
+    std::string name = std::to_string(depth);
+    name.append("-recall@").append(std::to_string(depth));
+    lines.number(name, share, 4);
   }
   lines.number("one query, mean", report.latency_mean_ms, 3, "ms");
   lines.number("           p50", report.latency_p50_ms, 3, "ms");

@@ -9,6 +9,7 @@
 #include "tools/io/interrupt.h"
 
 // BLAS, as FAISS links it; column-major.
+// NOLINTNEXTLINE(readability-identifier-naming)
 extern "C" int sgemm_(const char* transa, const char* transb, const int* m, const int* n,
                       const int* k, const float* alpha, const float* a, const int* lda,
                       const float* b, const int* ldb, const float* beta, float* c, const int* ldc);

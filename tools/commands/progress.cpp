@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -13,7 +14,7 @@ double seconds(std::chrono::steady_clock::duration duration) {
 }
 
 std::string clock_text(double time) {
-  const auto whole = static_cast<long long>(std::min(time, 359999.0) + 0.5);
+  const auto whole = std::llround(std::min(time, 359999.0));
   std::array<char, 32> text{};
   if (whole >= 3600) {
     std::snprintf(text.data(), text.size(), "%lld:%02lld:%02lld", whole / 3600, whole / 60 % 60,

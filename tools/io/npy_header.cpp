@@ -68,7 +68,7 @@ class DictionaryParser {
     if (quote != '\'' && quote != '"') fail("has no quoted string where one is needed");
     const std::size_t end = text_.find(quote, position_ + 1);
     if (end == std::string::npos) fail("has an unfinished string");
-    const std::string result = text_.substr(position_ + 1, end - position_ - 1);
+    std::string result = text_.substr(position_ + 1, end - position_ - 1);
     position_ = end + 1;
     return result;
   }

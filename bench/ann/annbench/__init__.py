@@ -1,0 +1,1 @@
+"""Measures this project's index beside its peers."""

@@ -1,0 +1,102 @@
+"""Vectors to search in and to search for: float32, one row a vector, C order."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class DatasetError(RuntimeError):
+    """Says what is missing or wrong, and in which file."""
+
+
+def read_vectors(path: Path, key: str | None = None) -> np.ndarray:
+    """Rows of a .npy or .fbin file, or of one data set of an HDF5 file."""
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r")
+    if path.suffix == ".fbin":
+        rows, dimension = (int(n) for n in np.fromfile(path, dtype="<i4", count=2))
+        if path.stat().st_size != 8 + 4 * rows * dimension:
+            raise DatasetError(f"{path}: its size is not that of {rows} x {dimension} float32")
+        return np.memmap(path, dtype="<f4", mode="r", offset=8, shape=(rows, dimension))
+    if path.suffix in (".hdf5", ".h5"):
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            if key not in file:
+                raise DatasetError(f"{path}: has no data set '{key}', only {sorted(file)}")
+            return file[key][:]
+    raise DatasetError(f"{path}: not a .npy, .fbin, .hdf5 or .h5 file")
+
+
+def first_existing(root: Path, paths: str | list[str]) -> Path:
+    candidates = [root / p for p in ([paths] if isinstance(paths, str) else paths)]
+    for path in candidates:
+        if path.exists():
+            return path
+    raise DatasetError(f"none of these files exists: {', '.join(map(str, candidates))}")
+
+
+def package_file(name: str) -> Path:
+    """The path of 'package/file' inside an installed Python package."""
+    package, _, file = name.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise DatasetError(f"the Python package '{package}' is not installed")
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def normalized(x: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norms > 0, norms, 1)
+
+
+def synthetic(entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian clusters; `spread` is the size of a cluster beside that of the whole."""
+    random = np.random.default_rng(entry.get("seed", 1))
+    rows, queries, d = entry["rows"], entry["queries"], entry["dimension"]
+    centres = random.standard_normal((entry.get("clusters", 1), d), dtype=np.float32)
+
+    def draw(n: int) -> np.ndarray:
+        noise = random.standard_normal((n, d), dtype=np.float32)
+        return centres[random.integers(len(centres), size=n)] + entry.get("spread", 1.0) * noise
+
+    return draw(rows), draw(queries)
+
+
+def load(
+    entry: dict[str, Any], root: Path, rows: int | None = None, queries: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(base, queries) of one entry of [datasets]; relative paths start at `root`.
+
+    A data set without queries of its own gives up `queries` random rows of its base.
+    """
+    if entry.get("synthetic"):
+        base, asked = synthetic(entry)
+    else:
+        if "package" in entry:
+            path = package_file(entry["package"])
+        else:
+            path = first_existing(root, entry["base"])
+        base = read_vectors(path, entry.get("base_key", "train"))
+        if "queries" in entry and not isinstance(entry["queries"], int):
+            asked = read_vectors(first_existing(root, entry["queries"]))
+        elif path.suffix in (".hdf5", ".h5"):
+            asked = read_vectors(path, entry.get("queries_key", "test"))
+        else:
+            order = np.random.default_rng(entry.get("seed", 1)).permutation(len(base))
+            held_out = entry.get("queries", 1000)
+            asked = base[np.sort(order[:held_out])]
+            base = base[np.sort(order[held_out:])]
+    base, asked = base[:rows], asked[:queries]
+    if base.ndim != 2 or asked.ndim != 2 or base.shape[1] != asked.shape[1] or not len(base):
+        raise DatasetError(f"base {base.shape} and queries {asked.shape} do not fit each other")
+    base, asked = base.astype(np.float32), asked.astype(np.float32)
+    if not (np.isfinite(base).all() and np.isfinite(asked).all()):
+        raise DatasetError("a vector has a coordinate that is not finite")
+    if entry.get("normalize", True):
+        base, asked = normalized(base), normalized(asked)
+    return np.ascontiguousarray(base), np.ascontiguousarray(asked)

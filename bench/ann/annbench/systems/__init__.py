@@ -1,0 +1,1 @@
+"""One module for each library; each has a class `Index` that fulfils systems.base.Wrapper."""

@@ -1,0 +1,35 @@
+"""FAISS's own indexes, by factory string."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+
+from .base import Wrapper
+
+
+class Index(Wrapper):
+    """params: factory; parameters (of faiss.ParameterSpace, "nprobe=8"); train_threads."""
+
+    version = f"faiss-cpu {faiss.__version__}"
+
+    def __init__(self, d: int, threads: int, **params) -> None:
+        super().__init__(d, threads, **params)
+        faiss.omp_set_num_threads(threads)
+        self.index = faiss.index_factory(d, params["factory"], faiss.METRIC_INNER_PRODUCT)
+
+    def train(self, base: np.ndarray) -> None:
+        faiss.omp_set_num_threads(self.params.get("train_threads", self.threads))
+        self.index.train(base)
+        faiss.omp_set_num_threads(self.threads)
+
+    def add(self, base: np.ndarray) -> None:
+        self.index.add(base)
+        if parameters := self.params.get("parameters"):
+            faiss.ParameterSpace().set_index_parameters(self.index, parameters)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.index.search(queries, k)
+
+    def size_bytes(self) -> int:
+        return faiss.serialize_index(self.index).nbytes

@@ -1,0 +1,32 @@
+"""hnswlib: a graph over float32 vectors."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import hnswlib
+import numpy as np
+
+from .base import Wrapper, saved_size
+
+
+class Index(Wrapper):
+    """params: M, ef_construction, ef."""
+
+    version = f"hnswlib {version('hnswlib')}"
+
+    def add(self, base: np.ndarray) -> None:
+        self.index = hnswlib.Index("ip", self.d)
+        self.index.init_index(
+            len(base), M=self.params["M"], ef_construction=self.params["ef_construction"]
+        )
+        self.index.set_num_threads(self.threads)
+        self.index.add_items(base)
+        self.index.set_ef(self.params["ef"])
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        ids, distances = self.index.knn_query(queries, k)
+        return 1 - distances, ids.astype(np.int64)
+
+    def size_bytes(self) -> int:
+        return saved_size(self.index.save_index)

@@ -1,0 +1,487 @@
+#include "kvcache/attention.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "quantizer/levels.h"
+
+namespace turboquant::kv {
+namespace {
+
+using kernels::kBlock;
+using kernels::KernelTable;
+using kernels::kLane;
+using kernels::round_up;
+
+constexpr float kHidden = -HUGE_VALF;
+constexpr std::size_t kRunTokens = 128;  // raw tokens at a time; at least those of a page
+constexpr std::size_t kTileRows = 16;    // from so many query rows on, a page is decoded once
+constexpr std::size_t kMostRows = 64;
+
+// int8 queries against one part of the keys, or int8 weights against one part of the values.
+class IntegerRows {
+ public:
+  void reset(std::size_t rows, std::size_t width) {
+    width_ = round_up(width, kBlock);
+    groups_ = (rows + kLane - 1) / kLane;
+    values_.assign(groups_ * kLane * width_, 0);
+    sums_.assign(groups_ * kLane, 0);
+    steps_.assign(groups_ * kLane, 0);
+  }
+  void set(const KernelTable& kernels, std::size_t r, const float* x, std::size_t d) {
+    const float largest = kernels.max_abs(x, d);
+    steps_[r] = largest / 127;
+    const float factor = largest > 0 ? 127 / largest : 0;
+    sums_[r] = kernels.quantize_query(x, d, std::isfinite(factor) ? factor : 0,
+                                      values_.data() + r * width_);
+  }
+  float step(std::size_t r) const { return steps_[r]; }
+  kernels::QueryView view(std::size_t r) const { return {values_.data() + r * width_, sums_[r]}; }
+
+  // The operands of dot_tile.
+  void pack(const KernelTable& kernels, const kernels::CodeTable& table) {
+    packed_.resize(values_.size());
+    bias_.assign(sums_.size(), 0);
+    for (std::size_t r = 0; r < sums_.size(); ++r) {
+      const std::int8_t* from = values_.data() + r * width_;
+      std::int8_t* to = packed_.data() + r / kLane * kLane * width_ + r % kLane * 4;
+      for (std::size_t i = 0; i < width_; i += 4, to += 4 * kLane) std::memcpy(to, from + i, 4);
+      if (kernels.unsigned_rows) bias_[r] = -table.offset * sums_[r];
+    }
+  }
+  std::size_t groups() const { return groups_; }
+  std::size_t width() const { return width_; }
+  const std::int8_t* packed() const { return packed_.data(); }
+  const std::int32_t* bias() const { return bias_.data(); }
+
+ private:
+  std::size_t width_ = 0;
+  std::size_t groups_ = 0;
+  std::vector<std::int8_t> values_;
+  std::vector<std::int32_t> sums_;
+  std::vector<float> steps_;
+  AlignedVector<std::int8_t> packed_;
+  AlignedVector<std::int32_t> bias_;
+};
+
+// Some query rows of one kv head of one sequence. Row r is query head first_head + r % group of
+// query r / group.
+struct Rows {
+  const LayerState* state;
+  std::size_t kv_head;
+  std::size_t n;
+  std::size_t first;     // number of the first row among those of the head
+  std::size_t query0;    // number of the sequence's first query in the batch
+  std::size_t position;  // of the sequence's first query
+};
+
+class HeadAttention {
+ public:
+  HeadAttention(const Cache& cache, std::size_t layer, const AttentionOptions& options,
+                const float* q, float* out, float* lse)
+      : cache_(cache),
+        layer_(layer),
+        format_(cache.format(layer)),
+        kernels_(cache.kernels()),
+        options_(options),
+        key_dim_(cache.options().key_dim),
+        value_dim_(cache.options().value_dim),
+        scale_(options.scale != 0 ? options.scale
+                                  : 1 / std::sqrt(static_cast<float>(cache.options().key_dim))),
+        q_(q),
+        out_(out),
+        lse_(lse) {}
+
+  void run(const Rows& rows) {
+    rows_ = rows;
+    prepare();
+    std::size_t token = 0;
+    raw_run(rows.state->sinks, token);
+    token += rows.state->sinks.n;
+    for (const PageRef& page : rows.state->pages) {
+      if (visible(token, page.tokens)) page_run(page, token);
+      token += page.tokens;
+    }
+    raw_run(rows.state->tail, token);
+    finish();
+  }
+
+ private:
+  std::size_t query(std::size_t r) const { return (rows_.first + r) / cache_.group(); }
+  std::size_t head(std::size_t r) const {
+    return rows_.kv_head * cache_.group() + (rows_.first + r) % cache_.group();
+  }
+  std::size_t at(std::size_t r) const {
+    return (rows_.query0 + query(r)) * cache_.options().query_heads + head(r);
+  }
+  std::size_t position(std::size_t r) const { return rows_.position + query(r); }
+
+  // Tokens [first, last) that row r may see.
+  std::pair<std::size_t, std::size_t> range(std::size_t r) const {
+    const std::size_t end = options_.causal ? position(r) + 1 : rows_.state->length();
+    const std::size_t begin =
+        options_.window != 0 && end > options_.window ? end - options_.window : 0;
+    return {begin, end};
+  }
+  bool visible(std::size_t token, std::size_t n) const {
+    const auto last = range(rows_.n - 1);
+    return token < last.second && token + n > range(0).first;
+  }
+
+  void prepare() {
+    queries_.resize(rows_.n * key_dim_);
+    rotated_queries_.resize(rows_.n * key_dim_);
+    const std::size_t value_width = format_.values.raw() ? 0 : value_dim_;
+    sums_.assign(rows_.n * value_dim_, 0);
+    rotated_sums_.assign(rows_.n * value_width, 0);
+    largest_.assign(rows_.n, kHidden);
+    totals_.assign(rows_.n, 0);
+    scores_.resize(rows_.n * kRunTokens);
+    key_channels_ = cache_.channels(layer_, rows_.kv_head, true);
+    value_channels_ = cache_.channels(layer_, rows_.kv_head, false);
+    integer_queries_.resize(format_.keys.parts.size());
+    for (std::size_t p = 0; p < format_.keys.parts.size(); ++p) {
+      integer_queries_[p].reset(rows_.n, format_.keys.parts[p].d);
+    }
+    for (std::size_t r = 0; r < rows_.n; ++r) prepare_query(r);
+    if (!tiled()) return;
+    for (std::size_t p = 0; p < format_.keys.parts.size(); ++p) {
+      integer_queries_[p].pack(kernels_, level_table(format_.keys.parts[p].bits));
+    }
+  }
+
+  void prepare_query(std::size_t r) {
+    float* query_row = queries_.data() + r * key_dim_;
+    const float* from = q_ + at(r) * key_dim_;
+    if (!std::isfinite(kernels_.norm_squared(from, key_dim_))) {
+      throw std::invalid_argument("query " + std::to_string(rows_.query0 + query(r)) + ", head " +
+                                  std::to_string(head(r)) + " holds NaN or infinity");
+    }
+    for (std::size_t i = 0; i < key_dim_; ++i) query_row[i] = from[i] * scale_;
+    float* rotated = rotated_queries_.data() + r * key_dim_;
+    for (std::size_t i = 0; i < key_dim_; ++i) {
+      rotated[i] = query_row[key_channels_ == nullptr ? i : key_channels_[i]];
+    }
+    for (std::size_t p = 0; p < format_.keys.parts.size(); ++p) {
+      const PartFormat& part = format_.keys.parts[p];
+      part.rotation->apply(kernels_, rotated + part.first);
+      integer_queries_[p].set(kernels_, r, rotated + part.first, part.d);
+    }
+  }
+
+  bool tiled() const { return rows_.n >= kTileRows; }
+
+  // out[r * kRunTokens or value row] = dots of integer row r with rows of codes.
+  // `row_count` rows of `width` codes at `codes`; use(r, dots) gets row_count dots of row r.
+  template <typename Use>
+  void products(const PartFormat& part, std::size_t width, std::size_t row_count,
+                const std::uint8_t* codes, const IntegerRows& integers, const Use& use) {
+    const kernels::CodeTable& table = level_table(part.bits);
+    const std::size_t stride = kernels::packed_bytes(width, part.bits);
+    const std::size_t padded_rows = round_up(row_count, kLane);
+    if (!tiled()) {
+      dots_.resize(padded_rows);
+      for (std::size_t r = 0; r < rows_.n; ++r) {
+        kernels_.dot_rows(codes, stride, nullptr, row_count, width, table, integers.view(r),
+                          dots_.data());
+        use(r, dots_.data());
+      }
+      return;
+    }
+    decoded_.resize(padded_rows * integers.width());
+    std::int8_t operand[16];
+    for (int code = 0; code < 16; ++code) {
+      const int level = table.levels[code] + (kernels_.unsigned_rows ? table.offset : 0);
+      operand[code] = static_cast<std::int8_t>(level);
+    }
+    for (std::size_t j = 0; j < row_count; ++j) {
+      kernels_.decode(codes + j * stride, width, part.bits, operand,
+                      decoded_.data() + j * integers.width());
+    }
+    dots_.resize(integers.groups() * padded_rows * kLane);
+    kernels_.dot_tile(decoded_.data(), padded_rows, integers.width(), table, integers.packed(),
+                      integers.groups(), integers.bias(), dots_.data());
+    row_dots_.resize(row_count);
+    for (std::size_t r = 0; r < rows_.n; ++r) {
+      const std::int32_t* lane = dots_.data() + r / kLane * padded_rows * kLane + r % kLane;
+      for (std::size_t j = 0; j < row_count; ++j) row_dots_[j] = lane[j * kLane];
+      use(r, row_dots_.data());
+    }
+  }
+
+  void page_run(const PageRef& page, std::size_t token) {
+    const std::uint8_t* at_head = page.page->data() + rows_.kv_head * format_.head_bytes;
+    if (format_.keys.raw()) {
+      raw_scores(halves(at_head), key_dim_, page.tokens);
+    } else {
+      page_scores(at_head, page.tokens);
+    }
+    weigh(token, page.tokens);
+    const std::uint8_t* values = at_head + format_.keys.bytes;
+    if (format_.values.raw()) {
+      raw_values(halves(values), value_dim_, page.tokens);
+    } else {
+      page_values(values, page.tokens);
+    }
+  }
+
+  void page_scores(const std::uint8_t* keys, std::size_t tokens) {
+    const SideFormat& format = format_.keys;
+    const std::size_t page_tokens = format.page_tokens;
+    float start[kMostRows] = {};
+    if (format.options.centre) {
+      mean_.resize(key_dim_);
+      kernels_.to_float(halves(keys + format.mean), key_dim_, mean_.data());
+      for (std::size_t r = 0; r < rows_.n; ++r) {
+        start[r] = kernels_.dot(rotated_queries_.data() + r * key_dim_, mean_.data(), key_dim_);
+      }
+    }
+    factors_.resize(page_tokens);
+    for (std::size_t p = 0; p < format.parts.size(); ++p) {
+      const PartFormat& part = format.parts[p];
+      kernels_.to_float(halves(keys + part.scales), page_tokens, factors_.data());
+      const float unit = scale_unit(part);
+      const IntegerRows& integers = integer_queries_[p];
+      products(part, part.d, tokens, keys + part.codes, integers,
+               [&](std::size_t r, const std::int32_t* dots) {
+                 float* scores = scores_.data() + r * kRunTokens;
+                 const float step = integers.step(r) * unit;
+                 for (std::size_t t = 0; t < tokens; ++t) {
+                   const float before = p == 0 ? start[r] : scores[t];
+                   scores[t] = before + static_cast<float>(dots[t]) * (factors_[t] * step);
+                 }
+               });
+    }
+  }
+
+  void page_values(const std::uint8_t* values, std::size_t tokens) {
+    const SideFormat& format = format_.values;
+    const std::size_t page_tokens = format.page_tokens;
+    factors_.resize(page_tokens);
+    weights_.assign(page_tokens, 0);
+    for (const PartFormat& part : format.parts) {
+      kernels_.to_float(halves(values + part.scales), page_tokens, factors_.data());
+      integer_weights_.reset(rows_.n, page_tokens);
+      for (std::size_t r = 0; r < rows_.n; ++r) {
+        const float* weights = scores_.data() + r * kRunTokens;
+        for (std::size_t t = 0; t < tokens; ++t) weights_[t] = weights[t] * factors_[t];
+        integer_weights_.set(kernels_, r, weights_.data(), page_tokens);
+      }
+      if (tiled()) integer_weights_.pack(kernels_, level_table(part.bits));
+      const float unit = scale_unit(part);
+      products(part, page_tokens, part.d, values + part.codes, integer_weights_,
+               [&](std::size_t r, const std::int32_t* dots) {
+                 float* sums = rotated_sums_.data() + r * value_dim_ + part.first;
+                 const float step = integer_weights_.step(r) * unit;
+                 for (std::size_t i = 0; i < part.d; ++i) {
+                   sums[i] += static_cast<float>(dots[i]) * step;
+                 }
+               });
+    }
+  }
+
+  void raw_run(const RawTokens& raw, std::size_t token) {
+    const std::size_t kv_heads = cache_.options().kv_heads;
+    for (std::size_t begin = 0; begin < raw.n; begin += kRunTokens) {
+      const std::size_t n = std::min(kRunTokens, raw.n - begin);
+      if (!visible(token + begin, n)) continue;
+      raw_scores(raw.keys.data() + (begin * kv_heads + rows_.kv_head) * key_dim_,
+                 kv_heads * key_dim_, n);
+      weigh(token + begin, n);
+      raw_values(raw.values.data() + (begin * kv_heads + rows_.kv_head) * value_dim_,
+                 kv_heads * value_dim_, n);
+    }
+  }
+
+  void raw_scores(const std::uint16_t* keys, std::size_t stride, std::size_t tokens) {
+    row_.resize(key_dim_);
+    for (std::size_t t = 0; t < tokens; ++t) {
+      kernels_.to_float(keys + t * stride, key_dim_, row_.data());
+      for (std::size_t r = 0; r < rows_.n; ++r) {
+        scores_[r * kRunTokens + t] =
+            kernels_.dot(queries_.data() + r * key_dim_, row_.data(), key_dim_);
+      }
+    }
+  }
+
+  void raw_values(const std::uint16_t* values, std::size_t stride, std::size_t tokens) {
+    row_.resize(value_dim_);
+    for (std::size_t t = 0; t < tokens; ++t) {
+      kernels_.to_float(values + t * stride, value_dim_, row_.data());
+      for (std::size_t r = 0; r < rows_.n; ++r) {
+        const float weight = scores_[r * kRunTokens + t];
+        if (weight != 0) {
+          kernels_.add_scaled(row_.data(), weight, value_dim_, sums_.data() + r * value_dim_);
+        }
+      }
+    }
+  }
+
+  // Scores become weights relative to the largest score so far; what was summed before shrinks.
+  void weigh(std::size_t token, std::size_t tokens) {
+    for (std::size_t r = 0; r < rows_.n; ++r) {
+      float* scores = scores_.data() + r * kRunTokens;
+      limit(r, token, tokens, scores);
+      float largest = largest_[r];
+      for (std::size_t t = 0; t < tokens; ++t) largest = std::max(largest, scores[t]);
+      if (largest == kHidden) {
+        std::fill_n(scores, tokens, 0.0f);
+        continue;
+      }
+      if (largest > largest_[r]) shrink(r, std::exp(largest_[r] - largest));
+      largest_[r] = largest;
+      totals_[r] += kernels_.exp_sum(scores, tokens, largest, scores);
+    }
+  }
+
+  void shrink(std::size_t r, float factor) {
+    totals_[r] *= factor;
+    for (std::size_t i = 0; i < value_dim_; ++i) sums_[r * value_dim_ + i] *= factor;
+    if (rotated_sums_.empty()) return;
+    for (std::size_t i = 0; i < value_dim_; ++i) rotated_sums_[r * value_dim_ + i] *= factor;
+  }
+
+  void limit(std::size_t r, std::size_t token, std::size_t tokens, float* scores) const {
+    if (options_.softcap != 0) {
+      for (std::size_t t = 0; t < tokens; ++t) {
+        scores[t] = options_.softcap * std::tanh(scores[t] / options_.softcap);
+      }
+    }
+    if (options_.mask != nullptr) {
+      const float* mask = options_.mask + (rows_.query0 + query(r)) * options_.mask_stride + token;
+      for (std::size_t t = 0; t < tokens; ++t) scores[t] += mask[t];
+    }
+    const auto [begin, end] = range(r);
+    if (begin <= token && token + tokens <= end) return;
+    for (std::size_t t = 0; t < tokens; ++t) {
+      if (token + t < begin || token + t >= end) scores[t] = kHidden;
+    }
+  }
+
+  void finish() {
+    row_.resize(value_dim_);
+    for (std::size_t r = 0; r < rows_.n; ++r) {
+      if (options_.sinks != nullptr) {
+        const float sink = options_.sinks[head(r)];
+        if (sink > largest_[r]) {
+          shrink(r, std::exp(largest_[r] - sink));
+          largest_[r] = sink;
+        }
+        if (largest_[r] != kHidden) totals_[r] += std::exp(sink - largest_[r]);
+      }
+      float* out = out_ + at(r) * value_dim_;
+      const float inverse = totals_[r] > 0 ? 1 / totals_[r] : 0;
+      for (std::size_t i = 0; i < value_dim_; ++i) out[i] = sums_[r * value_dim_ + i] * inverse;
+      if (!rotated_sums_.empty()) add_rotated(r, inverse, out);
+      if (lse_ != nullptr) {
+        lse_[at(r)] = totals_[r] > 0 ? largest_[r] + std::log(totals_[r]) : kHidden;
+      }
+    }
+  }
+
+  void add_rotated(std::size_t r, float inverse, float* out) {
+    float* sums = rotated_sums_.data() + r * value_dim_;
+    for (const PartFormat& part : format_.values.parts) {
+      part.rotation->apply_inverse(kernels_, sums + part.first);
+    }
+    for (std::size_t i = 0; i < value_dim_; ++i) {
+      out[value_channels_ == nullptr ? i : value_channels_[i]] += sums[i] * inverse;
+    }
+  }
+
+  static float scale_unit(const PartFormat& part) {
+    return static_cast<float>(level_step(part.bits) / std::sqrt(static_cast<double>(part.d)));
+  }
+
+  const Cache& cache_;
+  const std::size_t layer_;
+  const LayerFormat& format_;
+  const KernelTable& kernels_;
+  const AttentionOptions& options_;
+  const std::size_t key_dim_;
+  const std::size_t value_dim_;
+  const float scale_;
+  const float* q_;
+  float* out_;
+  float* lse_;
+  Rows rows_{};
+  const std::uint16_t* key_channels_ = nullptr;
+  const std::uint16_t* value_channels_ = nullptr;
+  std::vector<IntegerRows> integer_queries_;
+  IntegerRows integer_weights_;
+  std::vector<float> queries_, rotated_queries_;  // [rows][key_dim], times the scale
+  std::vector<float> scores_;                     // [rows][kRunTokens], then weights
+  std::vector<float> sums_, rotated_sums_;        // [rows][value_dim]
+  std::vector<float> largest_, totals_;
+  std::vector<float> mean_, factors_, weights_, row_;
+  AlignedVector<std::int8_t> decoded_;
+  AlignedVector<std::int32_t> dots_;
+  std::vector<std::int32_t> row_dots_;
+};
+
+void require(bool holds, const std::string& sentence) {
+  if (!holds) throw std::invalid_argument(sentence);
+}
+
+std::vector<Rows> plan(const Cache& cache, std::size_t layer, const AttentionBatch& batch,
+                       const AttentionOptions& options) {
+  std::vector<Rows> tasks;
+  std::size_t query0 = 0;
+  for (std::size_t b = 0; b < batch.n; ++b) {
+    const LayerState& state = cache.sequence(batch.sequences[b]).layers[layer];
+    const std::size_t queries = batch.queries[b];
+    require(queries >= 1 && queries <= state.length(),
+            "sequence " + std::to_string(batch.sequences[b]) + " has " +
+                std::to_string(state.length()) + " tokens, and " + std::to_string(queries) +
+                " of them ask");
+    require(options.mask == nullptr || options.mask_stride >= state.length(),
+            "the mask has fewer columns than sequence " + std::to_string(batch.sequences[b]) +
+                " has tokens");
+    const std::size_t rows = queries * cache.group();
+    for (std::size_t h = 0; h < cache.options().kv_heads; ++h) {
+      for (std::size_t first = 0; first < rows; first += kMostRows) {
+        tasks.push_back({&state, h, std::min(kMostRows, rows - first), first, query0,
+                         state.length() - queries});
+      }
+    }
+    query0 += queries;
+  }
+  return tasks;
+}
+
+}  // namespace
+
+void attend(const Cache& cache, std::size_t layer, const AttentionBatch& batch,
+            const AttentionOptions& options, const float* q, float* out, float* lse) {
+  require(layer < cache.options().layers.size(),
+          "there is no layer " + std::to_string(layer) + ", only 0 to " +
+              std::to_string(cache.options().layers.size() - 1));
+  require(std::isfinite(options.scale) && std::isfinite(options.softcap) && options.softcap >= 0,
+          "the scale must be finite and the softcap finite and not negative");
+  const std::vector<Rows> tasks = plan(cache, layer, batch, options);
+  std::exception_ptr failure;
+  const int threads = options.threads > 0 ? options.threads : omp_get_max_threads();
+#pragma omp parallel num_threads(threads) if (tasks.size() > 1 && threads > 1)
+  {
+    HeadAttention attention(cache, layer, options, q, out, lse);
+#pragma omp for schedule(dynamic)
+    for (std::size_t i = 0; i < tasks.size(); ++i) {
+      try {
+        attention.run(tasks[i]);
+      } catch (...) {
+#pragma omp critical(turboquant_kv_failure)
+        failure = std::current_exception();
+      }
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace turboquant::kv

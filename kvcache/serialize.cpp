@@ -1,0 +1,221 @@
+// A sequence as bytes; docs/kv_format.md.
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "kvcache/cache.h"
+
+namespace turboquant::kv {
+namespace {
+
+constexpr char kMagic[8] = {'T', 'Q', 'K', 'V', 'S', 'E', 'Q', '1'};
+
+class Writer {
+ public:
+  void number(std::uint64_t value) { bytes(&value, sizeof value); }
+  void bytes(const void* data, std::size_t n) {
+    const auto* from = static_cast<const std::uint8_t*>(data);
+    out_.insert(out_.end(), from, from + n);
+  }
+  std::vector<std::uint8_t> take() { return std::move(out_); }
+
+ private:
+  std::vector<std::uint8_t> out_;
+};
+
+class Reader {
+ public:
+  Reader(const std::uint8_t* at, std::size_t left) : at_(at), left_(left) {}
+  std::uint64_t number() {
+    std::uint64_t value = 0;
+    bytes(&value, sizeof value);
+    return value;
+  }
+  std::size_t number_up_to(std::uint64_t most, const char* name) {
+    const std::uint64_t value = number();
+    if (value > most) {
+      throw std::invalid_argument("the bytes of the sequence say " + std::to_string(value) + " " +
+                                  name + ", and at most " + std::to_string(most) + " can be");
+    }
+    return static_cast<std::size_t>(value);
+  }
+  void bytes(void* to, std::size_t n) {
+    require(n);
+    if (n != 0) std::memcpy(to, at_, n);
+    at_ += n;
+    left_ -= n;
+  }
+  void require(std::size_t n) const {
+    if (n > left_) throw std::invalid_argument("the bytes of the sequence end too early");
+  }
+  bool at_end() const { return left_ == 0; }
+
+ private:
+  const std::uint8_t* at_;
+  std::size_t left_;
+};
+
+// Everything that the codes depend on.
+void write_geometry(const CacheOptions& options, Writer& out) {
+  for (const std::size_t value :
+       {options.layers.size(), options.kv_heads, options.key_dim, options.value_dim,
+        options.page_tokens, options.sink_tokens, options.tail_tokens}) {
+    out.number(value);
+  }
+  out.number(options.seed);
+  out.number(Rotation::kVersion);
+  for (const LayerOptions& layer : options.layers) {
+    for (const SideOptions* side : {&layer.keys, &layer.values}) {
+      out.number(static_cast<std::uint64_t>(side->bits));
+      out.number(side->outliers);
+      out.number(side->centre ? 1 : 0);
+    }
+  }
+}
+
+void write_raw(const RawTokens& raw, Writer& out) {
+  out.number(raw.n);
+  out.bytes(raw.keys.data(), 2 * raw.keys.size());
+  out.bytes(raw.values.data(), 2 * raw.values.size());
+}
+
+// Halves that attention can add up: no infinity, no NaN.
+bool all_finite(const std::vector<std::uint16_t>& halves) {
+  for (const std::uint16_t h : halves) {
+    if ((h >> 10 & 31) == 31) return false;
+  }
+  return true;
+}
+
+RawTokens read_raw(Reader& in, std::size_t most, std::size_t key_width, std::size_t value_width) {
+  RawTokens raw;
+  raw.n = in.number_up_to(most, "raw tokens");
+  in.require(2 * raw.n * (key_width + value_width));
+  raw.keys.resize(raw.n * key_width);
+  raw.values.resize(raw.n * value_width);
+  in.bytes(raw.keys.data(), 2 * raw.keys.size());
+  in.bytes(raw.values.data(), 2 * raw.values.size());
+  if (!all_finite(raw.keys) || !all_finite(raw.values)) {
+    throw std::invalid_argument("the bytes of the sequence hold a raw token that is not finite");
+  }
+  return raw;
+}
+
+// Empty, or each channel once.
+std::vector<std::uint16_t> read_channels(Reader& in, const SideFormat& format) {
+  const std::size_t n = in.number_up_to(format.dim, "channels");
+  std::vector<std::uint16_t> channels(n);
+  in.bytes(channels.data(), 2 * n);
+  if (n == 0) return channels;
+  std::vector<bool> seen(format.dim);
+  for (const std::uint16_t channel : channels) {
+    if (channel >= format.dim || seen[channel]) {
+      throw std::invalid_argument("the sequence has a wrong list of outlier channels");
+    }
+    seen[channel] = true;
+  }
+  if (n != format.dim || format.options.outliers == 0) {
+    throw std::invalid_argument("the sequence has a wrong list of outlier channels");
+  }
+  return channels;
+}
+
+}  // namespace
+
+std::vector<std::uint8_t> Cache::serialize(std::size_t number) const {
+  const Sequence& from = sequence(number);
+  Writer out;
+  out.bytes(kMagic, sizeof kMagic);
+  write_geometry(options_, out);
+  for (std::size_t layer = 0; layer < from.layers.size(); ++layer) {
+    const LayerState& state = from.layers[layer];
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      for (const ChannelOrder& order : channels_[layer]) {
+        for (const std::vector<std::uint16_t>* chosen : {&order.keys, &order.values}) {
+          out.number(chosen->size());
+          out.bytes(chosen->data(), 2 * chosen->size());
+        }
+      }
+    }
+    write_raw(state.sinks, out);
+    out.number(state.pages.size());
+    for (const PageRef& ref : state.pages) {
+      out.number(ref.tokens);
+      out.bytes(ref.page->data(), formats_[layer].page_bytes);
+    }
+    write_raw(state.tail, out);
+  }
+  return out.take();
+}
+
+void Cache::restore_channels(std::size_t layer, std::vector<ChannelOrder> read, bool needed) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (std::size_t h = 0; h < read.size(); ++h) {
+    ChannelOrder& own = channels_[layer][h];
+    const auto adopt = [needed](std::vector<std::uint16_t>& mine, std::vector<std::uint16_t>& other,
+                                const SideFormat& format) {
+      if (other.empty()) {
+        if (needed && format.options.outliers > 0) {
+          throw std::invalid_argument("the sequence has pages, but not their outlier channels");
+        }
+        return;
+      }
+      if (mine.empty()) {
+        mine = std::move(other);
+      } else if (mine != other) {
+        throw std::invalid_argument("the sequence has other outlier channels than this cache");
+      }
+    };
+    adopt(own.keys, read[h].keys, formats_[layer].keys);
+    adopt(own.values, read[h].values, formats_[layer].values);
+  }
+}
+
+std::size_t Cache::restore(const std::uint8_t* bytes, std::size_t n) {
+  Reader in(bytes, n);
+  char magic[sizeof kMagic];
+  in.bytes(magic, sizeof magic);
+  if (std::memcmp(magic, kMagic, sizeof magic) != 0) {
+    throw std::invalid_argument("these are not the bytes of a sequence");
+  }
+  Writer own;
+  write_geometry(options_, own);
+  const std::vector<std::uint8_t> expected = own.take();
+  std::vector<std::uint8_t> found(expected.size());
+  in.bytes(found.data(), found.size());
+  if (found != expected) {
+    throw std::invalid_argument("the sequence comes from a cache of other options");
+  }
+  auto made = std::make_unique<Sequence>();
+  for (std::size_t layer = 0; layer < options_.layers.size(); ++layer) {
+    std::vector<ChannelOrder> orders(options_.kv_heads);
+    for (ChannelOrder& order : orders) {
+      order.keys = read_channels(in, formats_[layer].keys);
+      order.values = read_channels(in, formats_[layer].values);
+    }
+    LayerState state;
+    state.sinks = read_raw(in, options_.sink_tokens, key_width(), value_width());
+    const std::size_t page_bytes = formats_[layer].page_bytes;
+    const std::size_t pages = in.number_up_to(n / page_bytes, "pages");
+    for (std::size_t p = 0; p < pages; ++p) {
+      PageRef ref;
+      ref.tokens = in.number_up_to(options_.page_tokens, "tokens of a page");
+      if (ref.tokens == 0) throw std::invalid_argument("the sequence has a page without tokens");
+      in.require(page_bytes);
+      const auto page = std::make_shared<Page>(page_bytes, page_bytes_);
+      in.bytes(page->data(), page_bytes);
+      ref.page = page;
+      state.paged += ref.tokens;
+      state.pages.push_back(std::move(ref));
+    }
+    state.tail =
+        read_raw(in, options_.tail_tokens + options_.page_tokens - 1, key_width(), value_width());
+    restore_channels(layer, std::move(orders), pages > 0);
+    made->layers.push_back(std::move(state));
+  }
+  if (!in.at_end()) throw std::invalid_argument("the bytes of the sequence go on after its end");
+  return place(std::move(made));
+}
+
+}  // namespace turboquant::kv

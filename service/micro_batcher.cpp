@@ -1,0 +1,117 @@
+#include "service/micro_batcher.h"
+
+#include <absl/time/clock.h>
+
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+#include <utility>
+
+#include "service/errors.h"
+
+namespace turboquant::service {
+namespace {
+
+// Before the scan: what nobody waits for any more is not scanned.
+absl::Status still_wanted(const MicroBatcher::Query& query, absl::Time now) {
+  if (query.cancelled != nullptr && *query.cancelled) {
+    return make_error(absl::StatusCode::kCancelled, "CANCELLED", "the caller cancelled");
+  }
+  if (query.deadline <= now) {
+    return make_error(absl::StatusCode::kDeadlineExceeded, "DEADLINE",
+                      "the deadline passed before the search began");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool MicroBatcher::search(const std::shared_ptr<Collection>& collection,
+                          const SearchOptions& options, Query query) {
+  const Key key(collection.get(), options.k, options.parts.metadata, options.parts.vector,
+                options.rescore, options.oversampling, options.exact);
+  std::shared_ptr<Lane> started;
+  {
+    const std::lock_guard lock(mutex_);
+    if (waiting_ >= limits_.max_waiting) return false;
+    ++waiting_;
+    std::shared_ptr<Lane>& lane = lanes_[key];
+    if (lane == nullptr) {
+      lane = std::make_shared<Lane>();
+      lane->collection = collection;
+      lane->options = options;
+      started = lane;
+    }
+    lane->waiting.push_back(std::move(query));
+  }
+  arrived_.notify_all();
+  if (started != nullptr) pool_.submit_unbounded([this, key, started] { run(key, started); });
+  return true;
+}
+
+void MicroBatcher::run(const Key& key, const std::shared_ptr<Lane>& lane) {
+  std::vector<Query> batch;
+  {
+    std::unique_lock lock(mutex_);
+    if (lane->last_batch > 1) {
+      const std::size_t expected = std::min(lane->last_batch, limits_.max_queries);
+      arrived_.wait_for(lock, absl::ToChronoMicroseconds(limits_.max_wait),
+                        [&] { return lane->waiting.size() >= expected; });
+    }
+    if (lane->waiting.empty()) {
+      lanes_.erase(key);
+      return;
+    }
+    const std::size_t n = std::min(lane->waiting.size(), limits_.max_queries);
+    const auto end = lane->waiting.begin() + static_cast<std::ptrdiff_t>(n);
+    batch.assign(std::make_move_iterator(lane->waiting.begin()), std::make_move_iterator(end));
+    lane->waiting.erase(lane->waiting.begin(), end);
+    lane->last_batch = n;
+    waiting_ -= n;
+  }
+  std::vector<Query> wanted = drop_unwanted(std::move(batch));
+  absl::StatusOr<std::vector<Hits>> found;
+  if (!wanted.empty()) found = search_batch(*lane, wanted);
+  // First the next batch, which another thread may begin, then the answers of this one.
+  pool_.submit_unbounded([this, key, lane] { run(key, lane); });
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (!found.ok()) {
+      wanted[i].done(found.status());
+      continue;
+    }
+    std::vector<Hits> mine;
+    mine.push_back(std::move((*found)[i]));
+    wanted[i].done(std::move(mine));
+  }
+}
+
+std::vector<MicroBatcher::Query> MicroBatcher::drop_unwanted(std::vector<Query> batch) {
+  const absl::Time now = absl::Now();
+  std::vector<Query> wanted;
+  wanted.reserve(batch.size());
+  for (Query& query : batch) {
+    if (absl::Status status = still_wanted(query, now); !status.ok()) {
+      query.done(std::move(status));
+    } else {
+      wanted.push_back(std::move(query));
+    }
+  }
+  return wanted;
+}
+
+absl::StatusOr<std::vector<Hits>> MicroBatcher::search_batch(const Lane& lane,
+                                                             const std::vector<Query>& batch) {
+  std::vector<float> vectors;
+  SearchOptions options = lane.options;
+  options.control.deadline = absl::InfinitePast();
+  for (const Query& query : batch) {
+    options.control.deadline = std::max(options.control.deadline, query.deadline);
+    vectors.insert(vectors.end(), query.vector.begin(), query.vector.end());
+  }
+  if (batch.size() == 1) options.control.cancelled = batch.front().cancelled;
+  batches_.fetch_add(1, std::memory_order_relaxed);
+  queries_.fetch_add(batch.size(), std::memory_order_relaxed);
+  return lane.collection->search(vectors, options);
+}
+
+}  // namespace turboquant::service

@@ -1,0 +1,220 @@
+// What a cache keeps: appending, sharing, cutting, saving; bytes; refusals.
+#include "kvcache/cache.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "tests/kvcache/kv_util.h"
+
+namespace turboquant::kv {
+namespace {
+
+using test::normals;
+
+CacheOptions with_outliers() {
+  CacheOptions made = test::options(2, 2, 64, 48, 3, 4);
+  made.layers.resize(2);
+  made.layers[1] = {{2, 16, true}, {3, 8, false}};
+  made.sink_tokens = 3;
+  made.tail_tokens = 10;
+  return made;
+}
+
+struct Contents {
+  std::vector<float> keys;
+  std::vector<float> values;
+  bool operator==(const Contents& other) const {
+    return keys == other.keys && values == other.values;
+  }
+};
+
+Contents contents(const Cache& cache, std::size_t sequence, std::size_t layer) {
+  const CacheOptions& o = cache.options();
+  const std::size_t n = cache.length(layer, sequence);
+  Contents all{std::vector<float>(n * o.kv_heads * o.key_dim),
+               std::vector<float>(n * o.kv_heads * o.value_dim)};
+  cache.dequantize(layer, sequence, all.keys.data(), all.values.data());
+  return all;
+}
+
+TEST(Cache, OneByOneIsAllAtOnce) {
+  Cache cache(with_outliers());
+  const std::size_t bulk = cache.create_sequence();
+  const std::size_t single = cache.create_sequence();
+  const std::size_t n = 300;
+  const auto keys = normals(n * 2 * 64, 1);
+  const auto values = normals(n * 2 * 48, 2);
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    cache.append(layer, bulk, 0, n, keys.data(), values.data());
+    for (std::size_t t = 0; t < n; ++t) {
+      cache.append(layer, single, t, 1, keys.data() + t * 128, values.data() + t * 96);
+    }
+  }
+  EXPECT_EQ(cache.serialize(bulk), cache.serialize(single));
+}
+
+TEST(Cache, ErrorOfTheCodesIsThatOfTheQuantizer) {
+  const double distortion[] = {0, .3634, .1175, .0345, .0095};
+  for (const int bits : {1, 2, 3, 4}) {
+    CacheOptions made = test::options(2, 1, 128, 128, bits, bits);
+    Cache cache(made);
+    const std::size_t sequence = cache.create_sequence();
+    const std::size_t n = 1024;
+    const auto keys = normals(n * 256, 1);
+    const auto values = normals(n * 256, 2);
+    cache.append(0, sequence, 0, n, keys.data(), values.data());
+    const Contents all = contents(cache, sequence, 0);
+    double key_error = 0;
+    double value_error = 0;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      key_error += std::pow(all.keys[i] - keys[i], 2) / static_cast<double>(keys.size());
+      value_error += std::pow(all.values[i] - values[i], 2) / static_cast<double>(keys.size());
+    }
+    // An unbiased scale has error D / (1 - D); a page of 64 keys loses 1/64 to its mean. A short
+    // vector's coordinates have lighter tails than Gaussian ones: up to 4% less at d = 128.
+    const double expected = distortion[bits] / (1 - distortion[bits]);
+    EXPECT_NEAR(value_error, expected, 0.05 * expected) << bits;
+    EXPECT_NEAR(key_error, expected * 63 / 64, 0.05 * expected) << bits;
+  }
+}
+
+TEST(Cache, BytesOf4BitsAre3Point7TimesFewer) {
+  CacheOptions made = test::options(2, 4, 128, 128, 4, 4);
+  made.sink_tokens = 4;
+  made.tail_tokens = 64;
+  Cache cache(made);
+  const std::size_t sequence = cache.create_sequence();
+  for (int i = 0; i < 32; ++i) test::fill(cache, sequence, 1024, 1);
+  const MemoryUse use = cache.memory();
+  EXPECT_EQ(use.half, 32768u * 2 * 2 * 128 * 2);
+  EXPECT_GE(static_cast<double>(use.half) / static_cast<double>(use.allocated), 3.7);
+  const std::size_t page = cache.format(0).page_bytes;
+  EXPECT_EQ(page, 2u * 64 * (64 + 2 + 64 + 2) + 2u * 256);
+  cache.free_sequence(sequence);
+  EXPECT_EQ(cache.memory().allocated, 0u);
+}
+
+TEST(Cache, CopiesShareAndPart) {
+  Cache cache(with_outliers());
+  const std::size_t first = cache.create_sequence();
+  test::fill(cache, first, 400, 1);
+  const std::size_t before = cache.memory().allocated;
+  const std::size_t copy = cache.copy_sequence(first);
+  const std::size_t pages =
+      cache.sequence(first).layers[0].pages.size() * cache.format(0).page_bytes;
+  EXPECT_LT(cache.memory().allocated - before, pages / 2);
+  const Contents shared = contents(cache, first, 1);
+  EXPECT_TRUE(contents(cache, copy, 1) == shared);
+  test::fill(cache, copy, 100, 5);
+  EXPECT_TRUE(contents(cache, first, 1) == shared);
+  const auto saved = cache.serialize(copy);
+  cache.free_sequence(first);
+  EXPECT_EQ(cache.serialize(copy), saved);
+}
+
+TEST(Cache, TruncateKeepsTheBitsOfWhatStays) {
+  for (const std::size_t keep : {0, 2, 3, 10, 66, 67, 68, 131, 195, 250, 263, 264}) {
+    Cache cache(with_outliers());
+    const std::size_t sequence = cache.create_sequence();
+    test::fill(cache, sequence, 264, 1);
+    const Contents before = contents(cache, sequence, 1);
+    cache.truncate(sequence, keep);
+    ASSERT_EQ(cache.length(0, sequence), keep);
+    ASSERT_EQ(cache.length(1, sequence), keep);
+    const Contents after = contents(cache, sequence, 1);
+    EXPECT_TRUE(std::equal(after.keys.begin(), after.keys.end(), before.keys.begin())) << keep;
+    EXPECT_TRUE(std::equal(after.values.begin(), after.values.end(), before.values.begin()));
+    // What was in the tail is coded later; the rest stays as it is.
+    const LayerState& state = std::as_const(cache).sequence(sequence).layers[1];
+    const std::size_t fixed = (state.sinks.n + state.paged) * 2 * 64;
+    test::fill(cache, sequence, 200, 9);
+    EXPECT_EQ(cache.length(1, sequence), keep + 200);
+    const Contents longer = contents(cache, sequence, 1);
+    const auto end = after.keys.begin() + static_cast<std::ptrdiff_t>(fixed);
+    EXPECT_TRUE(std::equal(after.keys.begin(), end, longer.keys.begin())) << keep;
+    const auto q = normals(4 * 64, 3);
+    const auto answer = test::attend(cache, sequence, 1, q);
+    const auto expected = test::reference(cache, sequence, 1, q);
+    EXPECT_NEAR(answer.lse[0], expected.lse[0], expected.lse_error[0]);
+  }
+}
+
+TEST(Cache, SaveAndRestoreGiveTheSameBits) {
+  Cache cache(with_outliers());
+  const std::size_t sequence = cache.create_sequence();
+  test::fill(cache, sequence, 333, 1);
+  cache.truncate(sequence, 120);
+  test::fill(cache, sequence, 100, 2);
+  const auto saved = cache.serialize(sequence);
+  Cache other(with_outliers());
+  const std::size_t restored = other.restore(saved.data(), saved.size());
+  EXPECT_EQ(other.serialize(restored), saved);
+  test::fill(cache, sequence, 90, 3);
+  test::fill(other, restored, 90, 3);
+  EXPECT_EQ(other.serialize(restored), cache.serialize(sequence));
+}
+
+TEST(Cache, RestoreRefusesOtherBytes) {
+  Cache cache(with_outliers());
+  const std::size_t sequence = cache.create_sequence();
+  test::fill(cache, sequence, 100, 1);
+  const auto saved = cache.serialize(sequence);
+  CacheOptions different = with_outliers();
+  different.seed = 1;
+  Cache other(different);
+  EXPECT_THROW(other.restore(saved.data(), saved.size()), std::invalid_argument);
+  for (std::size_t n = 0; n < saved.size(); n += 1 + n / 16) {
+    EXPECT_THROW(cache.restore(saved.data(), n), std::invalid_argument) << n;
+  }
+  std::vector<std::uint8_t> longer = saved;
+  longer.push_back(0);
+  EXPECT_THROW(cache.restore(longer.data(), longer.size()), std::invalid_argument);
+  std::mt19937 random(1);
+  for (int i = 0; i < 500; ++i) {
+    std::vector<std::uint8_t> damaged = saved;
+    for (int j = 0; j < 3; ++j) {
+      const std::size_t at = random() % std::min<std::size_t>(damaged.size(), 1200);
+      damaged[at] = static_cast<std::uint8_t>(damaged[at] ^ (1u << random() % 8));
+    }
+    try {
+      cache.free_sequence(cache.restore(damaged.data(), damaged.size()));
+    } catch (const std::invalid_argument&) {
+    }
+  }
+}
+
+TEST(Cache, Refusals) {
+  const auto refused = [](auto change) {
+    CacheOptions made = test::options(2, 2, 64, 64, 4, 4);
+    change(made);
+    EXPECT_THROW(Cache cache(made), std::invalid_argument);
+  };
+  refused([](CacheOptions& o) { o.layers.clear(); });
+  refused([](CacheOptions& o) { o.query_heads = 3; });
+  refused([](CacheOptions& o) { o.kv_heads = 0; });
+  refused([](CacheOptions& o) { o.key_dim = 0; });
+  refused([](CacheOptions& o) { o.value_dim = 1025; });
+  refused([](CacheOptions& o) { o.page_tokens = 65; });
+  refused([](CacheOptions& o) { o.layers[0].keys.bits = 7; });
+  refused([](CacheOptions& o) { o.layers[0].values.bits = 0; });
+  refused([](CacheOptions& o) { o.layers[0].values.centre = true; });
+  refused([](CacheOptions& o) { o.layers[0].keys.outliers = 4; });  // 4 bits have no fifth
+  refused([](CacheOptions& o) { o.layers[0].keys = {3, 64, true}; });
+
+  Cache cache(test::options(1, 1, 64, 64, 4, 4));
+  const std::size_t sequence = cache.create_sequence();
+  std::vector<float> x(64 * 3);
+  EXPECT_THROW(cache.append(0, sequence, 1, 3, x.data(), x.data()), std::invalid_argument);
+  x[70] = INFINITY;
+  EXPECT_THROW(cache.append(0, sequence, 0, 3, x.data(), x.data()), std::invalid_argument);
+  EXPECT_EQ(cache.length(0, sequence), 0u);
+  EXPECT_THROW(cache.append(1, sequence, 0, 1, x.data(), x.data()), std::out_of_range);
+  EXPECT_THROW(cache.append(0, 1, 0, 1, x.data(), x.data()), std::out_of_range);
+  EXPECT_THROW(cache.truncate(sequence, 1), std::out_of_range);
+  for (int i = 0; i < 7; ++i) cache.create_sequence();
+  EXPECT_THROW(cache.create_sequence(), std::out_of_range);
+}
+
+}  // namespace
+}  // namespace turboquant::kv
