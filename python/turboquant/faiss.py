@@ -4,8 +4,8 @@
     turboquant.faiss.install()
     index = faiss.index_factory(384, "IDMap2,TQ3", faiss.METRIC_INNER_PRODUCT)
 
-Afterwards faiss.index_factory, write_index, read_index, serialize_index, clone_index and pickle know
-TurboQuant indexes, alone and inside FAISS's wrappers. A process that reads such pickles calls
+Afterwards faiss.index_factory, write_index, read_index, serialize_index, clone_index and pickle
+know TurboQuant indexes, alone and inside FAISS's wrappers. A process that reads such pickles calls
 install() first.
 """
 
@@ -79,8 +79,8 @@ def _make_symbols_global() -> None:
 def install() -> None:
     """Teaches the FAISS of this process TurboQuant. Calling it again does nothing.
 
-    Raises ImportError when FAISS is missing, RuntimeError with the reason when this FAISS is not one
-    that it fits exactly: classes change their layout even in patch releases, and a plugin for
+    Raises ImportError when FAISS is missing, RuntimeError with the reason when this FAISS is not
+    one that it fits exactly: classes change their layout even in patch releases, and a plugin for
     another version would corrupt memory.
     """
     global _plugin

@@ -18,7 +18,7 @@ def filled(x: numpy.ndarray, **options) -> IndexTurboQuant:
     return index
 
 
-def brute_force(index: IndexTurboQuant, query: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+def brute_force(index: IndexTurboQuant, query: numpy.ndarray):
     """All rows from best to worst, one range search wide open."""
     radius = 1e30 if index.metric == "l2" else -1e30
     _, scores, ids = index.range_search(query, radius)
@@ -79,7 +79,8 @@ def test_selectors(small):
     mask[wanted[:4]] = True
     expected = [i for i in brute_force(index, small[1])[1] if mask[i]]
     bitmap = numpy.packbits(mask, bitorder="little")
-    for selector in (wanted, list(wanted), mask, IDSelector(wanted), IDSelector.from_bitmap(bitmap)):
+    from_bitmap = IDSelector.from_bitmap(bitmap)
+    for selector in (wanted, list(wanted), mask, IDSelector(wanted), from_bitmap):
         ids = index.search(small[1], 6, selector=selector)[1]
         assert ids.tolist() == expected + [-1, -1]
         assert index.range_search(small[1], 1e30, selector=selector)[2].tolist() == sorted(expected)
@@ -106,7 +107,7 @@ def test_ids_of_the_user(small):
         assert sorted(index.range_search(small[3], -1e30, selector=[1000, 1007])[2]) == [1000, 1007]
         assert index.remove_ids([1021]) == 1
         assert index.search(small[3], 1)[1][0] != 1021
-        with pytest.raises((IndexError, ValueError), match="1021"):
+        with pytest.raises(IndexError, match="1021"):
             index.reconstruct(1021)
         again = pickle.loads(pickle.dumps(index))
         assert sorted(again.search(small[3], 2, selector=[1000, 1007])[1]) == [1000, 1007]
@@ -157,7 +158,8 @@ def test_copies_are_independent(small):
 def test_factory_names():
     index = index_factory(16, "TQ2qjl", "cosine")
     assert type(index) is IndexTurboQuant
-    assert (index.name, index.bits, index.estimator, index.metric) == ("TQ2qjlcos", 2, "qjl", "cosine")
+    assert (index.name, index.bits) == ("TQ2qjlcos", 2)
+    assert (index.estimator, index.metric) == ("qjl", "cosine")
     assert IndexTurboQuant(16).seed == turboquant.DEFAULT_SEED == index.seed
     assert IndexTurboQuant(16, seed=5).seed == 5
     assert index_factory(16, "TQ3", 1).metric == "l2" and index_factory(16, "TQ3", 0).metric == "ip"

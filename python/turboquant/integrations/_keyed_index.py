@@ -74,7 +74,8 @@ class KeyedIndex:
             if accept is not None:
                 selector = IDSelector([n for key, n in self._number_of.items() if accept(key)])
             query = numpy.asarray(vector, numpy.float32)
-            scores, numbers = self.index.search(query, min(k, len(self.index)) or 1, selector=selector)
+            k = max(1, min(k, len(self.index)))
+            scores, numbers = self.index.search(query, k, selector=selector)
             found = zip(numbers.tolist(), scores.tolist())
             return [(self._key_of[n], score) for n, score in found if n >= 0]
 

@@ -2,7 +2,8 @@
 
     from turboquant.integrations.llama_index import TurboQuantVectorStore
     store = TurboQuantVectorStore()
-    index = VectorStoreIndex(nodes, storage_context=StorageContext.from_defaults(vector_store=store))
+    context = StorageContext.from_defaults(vector_store=store)
+    index = VectorStoreIndex(nodes, storage_context=context)
 """
 
 from __future__ import annotations
