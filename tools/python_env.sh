@@ -14,4 +14,4 @@ log=$folder/pip.log
 "$folder/bin/python" -m pip install --log "$log" --quiet --disable-pip-version-check "numpy<2" \
   pytest matplotlib langchain-core llama-index-core scikit-build-core nanobind ninja "$@"
 "$folder/bin/python" -m pip install --log "$log" --quiet --disable-pip-version-check \
-  --no-build-isolation --no-deps .
+  --no-build-isolation --no-deps --config-settings=cmake.define.TURBOQUANT_WERROR=ON .
