@@ -184,7 +184,7 @@ def test_errors_are_sentences(small, tmp_path):
         (ValueError, r"L2norm,IVF4,TQ3", lambda: index_factory(40, "IVF4,TQ3", "cosine")),
         (ValueError, r"\(n, 40\).*not \(2, 39\)", lambda: index.add(small[:2, :39])),
         (ValueError, r"k must be", lambda: index.search(small, 0)),
-        (ValueError, r"row 201", lambda: index.search(broken, 1)),
+        (ValueError, r"(row|query) 201", lambda: index.search(broken, 1)),
         (ValueError, r"row 201", lambda: index.add(broken)),
         (TypeError, r"int32", lambda: index.add(small.astype(numpy.int32))),
         (TypeError, r"vectors must be", lambda: index.add("text")),
