@@ -5,6 +5,7 @@
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVF.h>
 #include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/FaissException.h>
 #include <faiss/impl/io.h>
 #include <nanobind/stl/string.h>
 
@@ -13,6 +14,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "index/mapped_index.h"
 #include "python/src/interrupt.h"
 #include "python/src/names.h"
 #include "python/src/threads.h"
@@ -26,7 +28,8 @@ bool is_rowwise(const faiss::Index& index) {
   if (const auto* map = dynamic_cast<const faiss::IndexIDMap*>(&index)) {
     return is_rowwise(*map->index);
   }
-  return dynamic_cast<const IndexTurboQuant*>(&index) != nullptr;
+  return dynamic_cast<const IndexTurboQuant*>(&index) != nullptr ||
+         dynamic_cast<const MappedIndex*>(&index) != nullptr;
 }
 
 bool has_ids(const faiss::Index& index) {
@@ -240,21 +243,27 @@ nb::object PyIndex::reconstruct(nb::handle ids_object) {
     use_threads();
     for (std::size_t i = 0; i < ids.size(); ++i) {
       const std::int64_t id = ids.data()[i];
+      const std::string missing = "id " + std::to_string(id) + " is not in the index";
       if (!has_ids(index) && (id < 0 || id >= index.ntotal)) {
-        throw nb::index_error(("id " + std::to_string(id) + " is not in the index").c_str());
+        throw nb::index_error(missing.c_str());
       }
       try {
         index.reconstruct(id, x.get() + i * d);
-      } catch (const std::out_of_range&) {
-        throw nb::index_error(("id " + std::to_string(id) + " is not in the index").c_str());
+      } catch (const faiss::FaissException& error) {
+        if (error.msg.find("not found") == std::string::npos) throw;
+        throw nb::index_error(missing.c_str());
       }
     }
   };
-  writing([](faiss::Index& index) {  // which ids are where
-    if (auto* ivf = faiss::ivflib::try_extract_index_ivf(&index)) {
-      if (ivf->direct_map.no()) ivf->set_direct_map_type(faiss::DirectMap::Hashtable);
-    }
+  const bool must_map = reading([](const faiss::Index& index) {
+    const auto* ivf = faiss::ivflib::try_extract_index_ivf(&index);
+    return ivf != nullptr && ivf->direct_map.no();
   });
+  if (must_map) {
+    writing([](faiss::Index& index) {  // inverted lists do not say which id is where
+      faiss::ivflib::extract_index_ivf(&index)->set_direct_map_type(faiss::DirectMap::Hashtable);
+    });
+  }
   reading(copy);
   return to_numpy(std::move(x), ids.size(), d, single);
 }

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "index/carrier.h"
 #include "index/checked_reader.h"
 #include "index/payload.h"
 #include "turboquant/faiss_io.h"
@@ -44,7 +45,13 @@ inline void use_index(const IndexTurboQuant& index) {
 inline void fuzz_index_file(const std::uint8_t* data, std::size_t size) {
   try {
     if (size >= 4 && std::memcmp(data, "IwFl", 4) == 0) {
-      use_index(*read_flat_index(data, size));
+      const auto index = read_flat_index(data, size);
+      use_index(*index);
+      const FlatView view = view_flat_carrier(data, size, true);  // what a mapped file goes through
+      if (view.count != index->ntotal ||
+          !std::equal(index->codes.data(), index->codes.data() + index->codes.size(), view.codes)) {
+        std::abort();
+      }
       return;
     }
     MemoryReader reader(data, size);
