@@ -5,6 +5,8 @@ option(TURBOQUANT_BUILD_PYTHON "Python package (needs the index, Python, nanobin
        OFF)
 option(TURBOQUANT_BUILD_TESTS "Tests (needs GoogleTest)" ${PROJECT_IS_TOP_LEVEL})
 option(TURBOQUANT_BUILD_BENCH "Benchmarks (needs Google Benchmark)" OFF)
+set(TURBOQUANT_TEST_PYTHON "" CACHE FILEPATH
+    "Python of an environment made by tools/python_env.sh; its tests run when set")
 option(TURBOQUANT_BUILD_FUZZERS "libFuzzer targets (needs clang)" OFF)
 option(TURBOQUANT_WERROR "Warnings are errors in our own targets" ${PROJECT_IS_TOP_LEVEL})
 set(TURBOQUANT_SANITIZE "" CACHE STRING "Sanitizers for our own targets, e.g. address,undefined")

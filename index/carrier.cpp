@@ -12,6 +12,7 @@
 #include "index/checks.h"
 #include "index/index_tree.h"
 #include "index/payload.h"
+#include "index/selecting_id_map.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
 
@@ -172,7 +173,7 @@ std::unique_ptr<faiss::Index> restore(std::unique_ptr<faiss::Index> tree) {
       return restore_carrier(*carrier, *payload);
     }
   }
-  return tree;
+  return with_selectors(std::move(tree));
 }
 
 bool starts_flat_index(const std::vector<std::uint8_t>& prefix) {
@@ -187,8 +188,10 @@ bool starts_flat_index(const std::vector<std::uint8_t>& prefix) {
          std::memcmp(prefix.data() + at + 4, kPayloadMagic, 8) == 0 && prefix[at + 4 + 16] == 0;
 }
 
-std::unique_ptr<IndexTurboQuant> read_flat_carrier(faiss::IOReader* stream) {
-  CheckedReader reader(stream);
+namespace {
+
+// Everything of a flat index's carrier up to the payload.
+Envelope read_flat_envelope(CheckedReader& reader) {
   expect(reader, "IwFl");
   const Envelope envelope = read_envelope(reader);
   if (envelope.d < 1 || envelope.d > 65536) reader.fail_here("the dimension is out of range");
@@ -205,11 +208,30 @@ std::unique_ptr<IndexTurboQuant> read_flat_carrier(faiss::IOReader* stream) {
   if (reader.value<std::uint8_t>("direct map") != 0) reader.fail_here("unexpected direct map");
   expect(reader, 0, "direct map");
   expect(reader, "ilTQ");
+  return envelope;
+}
+
+}  // namespace
+
+std::unique_ptr<IndexTurboQuant> read_flat_carrier(faiss::IOReader* stream) {
+  CheckedReader reader(stream);
+  const Envelope envelope = read_flat_envelope(reader);
   auto payload = read_payload(stream, 0);
   if (payload->flat == nullptr) reader.fail_here("expected a flat TurboQuant index");
   check_carrier(envelope.d, envelope.ntotal, envelope.metric, payload->flat->d,
                 static_cast<std::uint64_t>(payload->flat->ntotal), payload->flat->metric_type);
   return std::move(payload->flat);
+}
+
+FlatView view_flat_carrier(const std::uint8_t* data, std::size_t size, bool check_codes) {
+  MemoryReader stream(data, size);
+  CheckedReader reader(&stream);
+  const Envelope envelope = read_flat_envelope(reader);
+  const FlatView view = view_flat_payload(stream, check_codes);
+  check_carrier(envelope.d, envelope.ntotal, envelope.metric,
+                static_cast<std::int64_t>(view.dimension), static_cast<std::uint64_t>(view.count),
+                view.metric);
+  return view;
 }
 
 }  // namespace turboquant

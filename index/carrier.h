@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "index/payload.h"
 #include "turboquant/index_turboquant.h"
 
 namespace turboquant {
@@ -37,5 +38,8 @@ inline constexpr std::size_t kLeafPrefix = 128 + 4 * 65536;
 
 /// Reads the carrier of a flat index without FAISS's reader.
 std::unique_ptr<IndexTurboQuant> read_flat_carrier(faiss::IOReader* reader);
+
+/// The same of a file in memory, whose codes are viewed and not copied.
+FlatView view_flat_carrier(const std::uint8_t* data, std::size_t size, bool check_codes);
 
 }  // namespace turboquant

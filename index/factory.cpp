@@ -14,6 +14,7 @@
 #include "index/checks.h"
 #include "index/glue.h"
 #include "index/index_tree.h"
+#include "index/selecting_id_map.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
 
@@ -122,7 +123,7 @@ std::unique_ptr<faiss::Index> substitute(std::unique_ptr<faiss::Index> index,
     }
   }
   update_is_trained(index.get());
-  return index;
+  return with_selectors(std::move(index));
 }
 
 std::string with_names_of_user(std::string message, const std::vector<Substitution>& all) {

@@ -14,6 +14,7 @@
 #include <typeinfo>
 
 #include "index/checks.h"
+#include "index/selecting_id_map.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
 
@@ -85,7 +86,8 @@ std::unique_ptr<faiss::Index> copy_wrapper(const faiss::Index& index) {
   if (const auto* ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
     copy = copy_ivf(*ivf);
   } else {
-    copy = copy_as<faiss::IndexIDMap2, faiss::IndexIDMap, faiss::IndexPreTransform,
+    copy = copy_as<SelectingIdMap<faiss::IndexIDMap2>, SelectingIdMap<faiss::IndexIDMap>,
+                   faiss::IndexIDMap2, faiss::IndexIDMap, faiss::IndexPreTransform,
                    faiss::IndexRefineFlat, faiss::IndexRefine, faiss::IndexHNSWSQ, faiss::IndexHNSW,
                    faiss::IndexNSGSQ, faiss::IndexNSG, faiss::IndexNNDescent,
                    faiss::IndexRowwiseMinMaxFP16, faiss::IndexRowwiseMinMax>(index);

@@ -1,52 +1,16 @@
 #include "turboquant/index_turboquant.h"
 
-#include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/DistanceComputer.h>
-#include <faiss/impl/IDSelector.h>
 
 #include <algorithm>
 #include <vector>
 
 #include "index/checks.h"
+#include "index/code_search.h"
 #include "index/safe_scorer.h"
-#include "index/selector_mask.h"
-#include "quantizer/scanner.h"
 
 namespace turboquant {
 namespace {
-
-/// The queries as the codes want them: as given, or a normalized copy.
-class PreparedQueries {
- public:
-  PreparedQueries(const float* x, std::int64_t n, std::size_t d, bool normalize) : rows_(x) {
-    if (!normalize) return;
-    unit_.resize(static_cast<std::size_t>(n) * d);
-    normalize_rows(x, n, d, "query", unit_.data());
-    rows_ = unit_.data();
-  }
-  const float* rows() const { return rows_; }
-
- private:
-  const float* rows_;
-  std::vector<float> unit_;
-};
-
-/// All rows of the index, or those that the selector of the parameters takes.
-class SelectedRows {
- public:
-  SelectedRows(const IndexTurboQuant& index, const faiss::SearchParameters* params) {
-    rows_.codes = index.codes.data();
-    rows_.n = static_cast<std::size_t>(index.ntotal);
-    if (params == nullptr || params->sel == nullptr) return;
-    mask_ = selector_mask(*params->sel, rows_.n);
-    if (rows_.n > 0) rows_.mask = mask_.data();
-  }
-  const CodeRows& get() const { return rows_; }
-
- private:
-  CodeRows rows_;
-  std::vector<std::uint64_t> mask_;
-};
 
 class CodeDistance : public faiss::FlatCodesDistanceComputer {
  public:
@@ -128,39 +92,15 @@ void IndexTurboQuant::add(std::int64_t n, const float* x) {
 
 void IndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, float* distances,
                              std::int64_t* labels, const faiss::SearchParameters* params) const {
-  if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
-  if (k < 1) fail("k must be 1 or more, not " + std::to_string(k));
-  if (n == 0) return;
-  const PreparedQueries queries(x, n, codec_.dimension(), options_.normalize);
-  const SelectedRows rows(*this, params);
-  translate_errors([&] {
-    search_topk(codec_, to_metric(metric_type), queries.rows(), static_cast<std::size_t>(n),
-                rows.get(), static_cast<std::size_t>(k), distances, labels);
-  });
+  const CodeView view{codec_, options_.normalize, metric_type, codes.data(), ntotal};
+  search_codes(view, n, x, k, distances, labels, params);
 }
 
 void IndexTurboQuant::range_search(std::int64_t n, const float* x, float radius,
                                    faiss::RangeSearchResult* result,
                                    const faiss::SearchParameters* params) const {
-  if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
-  if (result == nullptr || static_cast<std::int64_t>(result->nq) != n) {
-    fail("the range search result must be made for " + std::to_string(n) + " queries");
-  }
-  const PreparedQueries queries(x, n, codec_.dimension(), options_.normalize);
-  const SelectedRows rows(*this, params);
-  const auto hits = translate_errors([&] {
-    return search_range(codec_, to_metric(metric_type), queries.rows(), static_cast<std::size_t>(n),
-                        rows.get(), radius);
-  });
-  for (std::size_t i = 0; i < hits.size(); ++i) result->lims[i] = hits[i].size();
-  result->do_allocation();  // turns counts into offsets
-  for (std::size_t i = 0; i < hits.size(); ++i) {
-    std::size_t at = result->lims[i];
-    for (const RangeHit& hit : hits[i]) {
-      result->labels[at] = hit.id;
-      result->distances[at++] = hit.score;
-    }
-  }
+  const CodeView view{codec_, options_.normalize, metric_type, codes.data(), ntotal};
+  range_search_codes(view, n, x, radius, result, params);
 }
 
 void IndexTurboQuant::sa_encode(std::int64_t n, const float* x, std::uint8_t* bytes) const {

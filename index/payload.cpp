@@ -356,6 +356,30 @@ std::unique_ptr<Payload> read_payload(faiss::IOReader* stream, int io_flags) {
   return payload;
 }
 
+FlatView view_flat_payload(MemoryReader& stream, bool check_codes) {
+  CheckedReader reader(&stream);
+  const Header header = read_header(reader);
+  if (header.kind != kFlat) reader.fail_here("expected a flat TurboQuant index");
+  const Quantizer codec = make_codec(header.dimension, options_of(header), metric_of(header));
+  check_codec(reader, header, codec);
+  const std::uint64_t bytes = header.count * header.code_size;
+  if (stream.remaining() < sizeof(std::uint64_t) ||
+      bytes > stream.remaining() - sizeof(std::uint64_t)) {
+    reader.fail_here("the file ends inside the codes");
+  }
+  FlatView view{options_of(header), metric_of(header), header.dimension,
+                static_cast<std::int64_t>(header.count), stream.position()};
+  if (check_codes) {
+    std::uint64_t stored;
+    std::memcpy(&stored, view.codes + bytes, sizeof stored);
+    if (stored != checksum(view.codes, static_cast<std::size_t>(bytes))) {
+      reader.fail_here("the codes are damaged: their checksum is wrong");
+    }
+    check_factors(reader, codec, view.codes, static_cast<std::size_t>(header.count));
+  }
+  return view;
+}
+
 void register_payload() {
   static std::once_flag once;
   std::call_once(once, [] { faiss::InvertedListsIOHook::add_callback(new Hook); });

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "index/checked_reader.h"
 #include "turboquant/index_ivf_turboquant.h"
 #include "turboquant/index_turboquant.h"
 
@@ -52,6 +53,18 @@ void write_payload(const Payload& payload, faiss::IOWriter* writer);
 
 /// Reads what follows the fourcc. Checks everything that can be checked without the carrier.
 std::unique_ptr<Payload> read_payload(faiss::IOReader* reader, int io_flags);
+
+/// A flat payload whose codes stay where they are.
+struct FlatView {
+  IndexOptions options;
+  faiss::MetricType metric = faiss::METRIC_L2;
+  std::size_t dimension = 0;
+  std::int64_t count = 0;
+  const std::uint8_t* codes = nullptr;
+};
+
+/// Reads what follows the fourcc. The header is checked; with `check_codes` the codes are too.
+FlatView view_flat_payload(MemoryReader& reader, bool check_codes);
 
 /// Makes the payload known to FAISS. Call before FAISS reads or writes.
 void register_payload();

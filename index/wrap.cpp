@@ -1,6 +1,6 @@
 // Where FAISS's functions arrive in a program that links the target turboquant::index. The linker's
 // --wrap=<symbol> sends calls of <symbol> to __wrap_<symbol>, and __real_<symbol> is FAISS's own.
-// The mangled names depend on the FAISS version; index/CMakeLists.txt has the only list of them.
+// The mangled names depend on the FAISS version; cmake/TurboQuantFaiss.cmake has the only list.
 #include <faiss/Index.h>
 #include <faiss/clone_index.h>
 #include <faiss/index_factory.h>

@@ -4,8 +4,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-tools/setup.sh build check
+tools/setup.sh build check python
 tools/format.sh --check
-cmake --preset ci
+tools/python_env.sh build/python
+cmake --preset ci -DTURBOQUANT_TEST_PYTHON="$PWD/build/python/bin/python"
 cmake --build --preset ci
 ctest --preset ci

@@ -9,6 +9,8 @@ declare -A groups=(
            libcli11-dev nlohmann-json3-dev libgtest-dev libgmock-dev libbenchmark-dev"
   # What tools/check.sh takes beside that.
   [check]="git clang-format-14"
+  # The Python package, and FAISS's own Python module for the plugin's tests.
+  [python]="python3-dev python3-venv python3-pip python3-numpy python3-faiss"
   # clang-tidy, and clang with its sanitizer and OpenMP runtimes for the fuzz preset.
   [develop]="clang-14 clang-tidy-14 libclang-rt-14-dev libomp-14-dev"
   # tools/check_neon.sh: a cross compiler, an emulator, GoogleTest's source.

@@ -12,9 +12,10 @@
 #error "turboquant needs FAISS 1.7.3 or later"
 #endif
 
-// 1.7.4: IDSelectorAnd, IDSelectorOr, IDSelectorXOr.
+// 1.7.4: IDSelectorAnd, IDSelectorOr, IDSelectorXOr; IndexIDMap takes search parameters.
 #if TURBOQUANT_FAISS_VERSION >= 10704
 #define TURBOQUANT_FAISS_HAS_SELECTOR_LOGIC 1
+#define TURBOQUANT_FAISS_ID_MAP_SELECTS 1
 #endif
 
 // 1.8: IndexIVF has a member by_residual; before, subclasses declare their own.

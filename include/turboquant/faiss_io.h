@@ -41,6 +41,12 @@ std::unique_ptr<faiss::Index> read_index(faiss::IOReader* reader, int io_flags =
 /// no more than the bytes justify, and is safe on hostile input.
 std::unique_ptr<IndexTurboQuant> read_flat_index(const std::uint8_t* data, std::size_t size);
 
+/// A flat TurboQuant index whose codes stay in the file, mapped into memory and shared by all
+/// processes that do so: opening takes no time and no memory of one's own. Read-only: add and reset
+/// throw, and it cannot be written or cloned. check_codes reads the file once to verify the codes;
+/// without it, only the header is checked. The file must not change while it is open.
+std::unique_ptr<faiss::Index> map_flat_index(const std::string& path, bool check_codes = false);
+
 /// A deep copy.
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index& index);
 

@@ -34,9 +34,7 @@ std::string text(const nb::object& object) {
   return nb::cast<std::string>(nb::str(nb::handle(object)));
 }
 
-std::string type_of(nb::handle object) {
-  return text(nb::object(object.type().attr("__name__")));
-}
+std::string type_of(nb::handle object) { return text(nb::object(object.type().attr("__name__"))); }
 
 std::string element_name(nb::handle object) {
   return nb::hasattr(object, "dtype") ? text(nb::object(object.attr("dtype"))) : "";
@@ -102,7 +100,8 @@ Rows::Rows(nb::handle object, std::size_t dimension, const char* what)
              (element_name(object) == "bfloat16" && type.bits == 16)) {
     type_ = Type::kBfloat16;
   } else {
-    const std::string message = std::string(what) + " must be float32, float16, bfloat16 or float64, not " +
+    const std::string message = std::string(what) +
+                                " must be float32, float16, bfloat16 or float64, not " +
                                 element_name(object);
     throw nb::type_error(message.c_str());
   }

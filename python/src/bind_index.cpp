@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "index/mapped_index.h"
 #include "python/src/index.h"
 #include "python/src/names.h"
 
@@ -44,13 +45,19 @@ std::unique_ptr<PyIndex> from_bytes(const nb::bytes& data) {
   return PyIndex::wrap(std::move(index));
 }
 
-std::unique_ptr<PyIndex> from_file(nb::handle path) {
+std::unique_ptr<PyIndex> from_file(nb::handle path, bool mapped, bool check) {
   const auto name = nb::cast<std::string>(nb::module_::import_("os").attr("fspath")(path));
   nb::module_::import_("os").attr("stat")(name);  // FileNotFoundError
   std::unique_ptr<faiss::Index> index;
   {
     const nb::gil_scoped_release no_gil;
-    index = turboquant::read_index(name);
+    if (!mapped) {
+      index = turboquant::read_index(name);
+    } else if (is_flat_index_file(name)) {
+      index = map_flat_index(name, check);
+    } else {
+      index = turboquant::read_index(name, faiss::IO_FLAG_MMAP);
+    }
   }
   return PyIndex::wrap(std::move(index));
 }
@@ -60,12 +67,13 @@ void to_file(PyIndex& index, nb::handle path) {
 }
 
 void bind_base(nb::module_& m) {
-  nb::class_<PyIndex>(m, "Index",
-                      "An index of n vectors of dimension d, made by index_factory or read_index.\n\n"
-                      "Vectors and queries are arrays (numpy, or anything with DLPack) of float32,\n"
-                      "float16, bfloat16 or float64 and of shape (n, d); one vector may be (d,).\n"
-                      "Any number of threads may search while others add or remove: a call sees\n"
-                      "the index before or after each of those, never half of it.")
+  nb::class_<PyIndex>(
+      m, "Index",
+      "An index of n vectors of dimension d, made by index_factory or read_index.\n\n"
+      "Vectors and queries are arrays (numpy, or anything with DLPack) of float32,\n"
+      "float16, bfloat16 or float64 and of shape (n, d); one vector may be (d,).\n"
+      "Any number of threads may search while others add or remove: a call sees\n"
+      "the index before or after each of those, never half of it.")
       .def("train", &PyIndex::train, nb::arg("x"), nb::sig("def train(self, x: object) -> None"),
            "Trains what the index has to learn (inverted lists, PCA); TurboQuant codes need none.")
       .def("add", &PyIndex::add, nb::arg("x"), nb::sig("def add(self, x: object) -> None"),
@@ -103,14 +111,17 @@ void bind_base(nb::module_& m) {
            "Sets a search parameter by FAISS's name: \"nprobe\", \"efSearch\", \"k_factor_rf\".")
       .def_prop_rw(
           "nprobe", &PyIndex::nprobe,
-          [](PyIndex& self, std::int64_t n) { self.set_parameter("nprobe", static_cast<double>(n)); },
+          [](PyIndex& self, std::int64_t n) {
+            self.set_parameter("nprobe", static_cast<double>(n));
+          },
           "The number of inverted lists that a search visits.")
       .def("to_bytes", &PyIndex::to_bytes, "The bytes that write_index would write.")
       .def_static("from_bytes", &from_bytes, nb::arg("data"), "The inverse of to_bytes.")
       .def("clone", &PyIndex::clone, "A deep copy.")
       .def("__copy__", &PyIndex::clone)
-      .def("__deepcopy__", [](PyIndex& self, nb::handle) { return self.clone(); },
-           nb::arg("memo"), nb::sig("def __deepcopy__(self, memo: object) -> Index"))
+      .def(
+          "__deepcopy__", [](PyIndex& self, nb::handle) { return self.clone(); }, nb::arg("memo"),
+          nb::sig("def __deepcopy__(self, memo: object) -> Index"))
       .def("__reduce__",
            [](PyIndex& self) {
              return nb::make_tuple(nb::module_::import_("turboquant").attr("_index_from_bytes"),
@@ -173,15 +184,16 @@ void bind_index(nb::module_& m) {
   static_assert(QuantizerOptions::kDefaultSeed == 6085896237504099681u, "said in a signature");
   bind_base(m);
   bind_flat(m);
-  m.def("index_factory", &from_factory, nb::arg("d"), nb::arg("description"),
-        nb::arg("metric") = "l2",
-        nb::sig("def index_factory(d: int, description: str, metric: str | int = 'l2') -> Index"),
-        "An index by FAISS's factory grammar with TurboQuant names in it: \"TQ3\", \"IDMap2,TQ4\",\n"
-        "\"IVF256,TQ4\", \"HNSW16,TQ3\", \"TQ2,Refine(TQ4)\".");
+  m.def(
+      "index_factory", &from_factory, nb::arg("d"), nb::arg("description"),
+      nb::arg("metric") = "l2",
+      nb::sig("def index_factory(d: int, description: str, metric: str | int = 'l2') -> Index"),
+      "An index by FAISS's factory grammar with TurboQuant names in it: \"TQ3\", \"IDMap2,TQ4\",\n"
+      "\"IVF256,TQ4\", \"HNSW16,TQ3\", \"TQ2,Refine(TQ4)\".");
   m.def("write_index", &to_file, nb::arg("index"), nb::arg("path"),
         nb::sig("def write_index(index: Index, path: str | os.PathLike) -> None"),
         "Writes a file that C++, the command line and FAISS with the plugin read too.");
-  m.def("_read_index", &from_file, nb::arg("path"));
+  m.def("_read_index", &from_file, nb::arg("path"), nb::arg("mmap"), nb::arg("check"));
 }
 
 }  // namespace turboquant::python

@@ -41,7 +41,11 @@ struct CodeBlock {
   CodeBlock(const Quantizer& quantizer, nb::handle object) {
     nb::object array = nb::borrow(object);
     if (nb::hasattr(array, "cpu")) array = array.attr("cpu")();
-    if (!nb::try_cast(array, codes)) throw nb::type_error("codes must be an array of uint8");
+    nb::ndarray<nb::ro, nb::device::cpu> any;  // whose type is looked at before anything converts
+    if (!nb::try_cast(array, any) || any.dtype() != nb::dtype<std::uint8_t>() ||
+        !nb::try_cast(array, codes)) {
+      throw nb::type_error("codes must be an array of uint8");
+    }
     single = codes.ndim() == 1;
     const std::size_t width = quantizer.code_size();
     if ((!single && codes.ndim() != 2) || codes.shape(single ? 0 : 1) != width) {
@@ -110,9 +114,8 @@ void bind_quantizer(nb::module_& m) {
       .def(
           "__init__",
           [](Quantizer* self, std::size_t d, int bits, const std::string& estimator,
-             std::uint64_t seed, bool with_norm) {
-            new (self) Quantizer(make(d, bits, estimator, seed, with_norm));
-          },
+             std::uint64_t seed,
+             bool with_norm) { new (self) Quantizer(make(d, bits, estimator, seed, with_norm)); },
           nb::arg("d"), nb::arg("bits") = 3, nb::arg("estimator") = "tq",
           nb::arg("seed") = QuantizerOptions::kDefaultSeed, nb::arg("with_norm") = false,
           "bits: 1 to 4. estimator: \"tq\", \"qjl\", \"qjlg\" or \"mse\". with_norm: also store\n"
@@ -138,10 +141,9 @@ void bind_quantizer(nb::module_& m) {
                      return estimator_name(self.options().estimator, self.options().projection);
                    })
       .def("__reduce__", [](nb::handle self) {
-        return nb::make_tuple(self.type(),
-                              nb::make_tuple(self.attr("d"), self.attr("bits"),
-                                             self.attr("estimator"), self.attr("seed"),
-                                             self.attr("with_norm")));
+        return nb::make_tuple(
+            self.type(), nb::make_tuple(self.attr("d"), self.attr("bits"), self.attr("estimator"),
+                                        self.attr("seed"), self.attr("with_norm")));
       });
 }
 

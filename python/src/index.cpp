@@ -13,6 +13,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "index/mapped_index.h"
 #include "python/src/interrupt.h"
 #include "python/src/names.h"
 #include "python/src/threads.h"
@@ -26,7 +27,8 @@ bool is_rowwise(const faiss::Index& index) {
   if (const auto* map = dynamic_cast<const faiss::IndexIDMap*>(&index)) {
     return is_rowwise(*map->index);
   }
-  return dynamic_cast<const IndexTurboQuant*>(&index) != nullptr;
+  return dynamic_cast<const IndexTurboQuant*>(&index) != nullptr ||
+         dynamic_cast<const MappedIndex*>(&index) != nullptr;
 }
 
 bool has_ids(const faiss::Index& index) {

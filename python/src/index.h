@@ -80,9 +80,7 @@ class PyIndexTurboQuant : public PyIndex {
   PyIndexTurboQuant(int d, int bits, nb::handle metric, const std::string& estimator,
                     std::uint64_t seed);
 
-  const IndexTurboQuant& flat() const {
-    return static_cast<const IndexTurboQuant&>(unlocked());
-  }
+  const IndexTurboQuant& flat() const { return static_cast<const IndexTurboQuant&>(unlocked()); }
   nb::object codes();
 };
 

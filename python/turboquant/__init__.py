@@ -1,13 +1,18 @@
 """TurboQuant: vectors in 1 to 4 bits a coordinate, searched without decompressing them.
 
-    import numpy, turboquant
+    import turboquant
     index = turboquant.IndexTurboQuant(384, bits=3, metric="ip")
     index.add(vectors)                        # (n, 384), no training
     scores, ids = index.search(queries, 10)   # (nq, 10) each
     turboquant.write_index(index, "words.tqi")
+
+turboquant.faiss makes FAISS's own Python module know TurboQuant; turboquant.integrations holds
+vector stores for LangChain and LlamaIndex. docs/python.md is the guide.
 """
 
 from __future__ import annotations
+
+import os
 
 from ._core import (
     DEFAULT_SEED,
@@ -21,13 +26,26 @@ from ._core import (
     set_num_threads,
     write_index,
 )
+from ._reference import (
+    MSEQuantizedOutput,
+    TurboQuant,
+    TurboQuantIndex,
+    TurboQuantMSE,
+    TurboQuantOutput,
+)
 
 __version__ = "0.1.0"
 
 
-def read_index(path) -> Index:
-    """Reads an index file of this package, of C++, of the command line or of FAISS's plugin."""
-    return _read_index(path)
+def read_index(path: str | os.PathLike[str], *, mmap: bool = False, check: bool = False) -> Index:
+    """Reads an index file of this package, of C++, of the command line or of FAISS with the plugin.
+
+    mmap: leave the codes of a flat index, or the inverted lists of an IVF one, in the file; opening
+    then takes no time and the index is read-only. Other trees are read into memory all the same.
+    check: with mmap, read a flat file once to verify its codes; without mmap that is always done.
+    The file must not change while a mapped index is open.
+    """
+    return _read_index(path, mmap, check)
 
 
 def _index_from_bytes(data: bytes) -> Index:  # for pickles, which name functions of Python
@@ -39,7 +57,12 @@ __all__ = [
     "IDSelector",
     "Index",
     "IndexTurboQuant",
+    "MSEQuantizedOutput",
     "Quantizer",
+    "TurboQuant",
+    "TurboQuantIndex",
+    "TurboQuantMSE",
+    "TurboQuantOutput",
     "get_num_threads",
     "index_factory",
     "read_index",

@@ -1,0 +1,30 @@
+#include "index/selecting_id_map.h"
+
+#include <utility>
+
+#include "turboquant/index_turboquant.h"
+
+namespace turboquant {
+namespace {
+
+template <class Map>
+std::unique_ptr<faiss::Index> replace(Map& map) {
+  auto selecting = std::make_unique<SelectingIdMap<Map>>(map);
+  map.own_fields = false;
+  return selecting;
+}
+
+}  // namespace
+
+std::unique_ptr<faiss::Index> with_selectors(std::unique_ptr<faiss::Index> index) {
+#ifndef TURBOQUANT_FAISS_ID_MAP_SELECTS
+  auto* map = dynamic_cast<faiss::IndexIDMap*>(index.get());
+  if (map == nullptr || dynamic_cast<IndexTurboQuant*>(map->index) == nullptr) return index;
+  if (auto* two_way = dynamic_cast<faiss::IndexIDMap2*>(map)) return replace(*two_way);
+  return replace(*map);
+#else
+  return index;
+#endif
+}
+
+}  // namespace turboquant
