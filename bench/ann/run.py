@@ -75,6 +75,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repetitions", type=int)
     parser.add_argument("--build-repetitions", type=int)
+    parser.add_argument("--estimate-queries", type=int)
     parser.add_argument("--systems", nargs="+", help="patterns, in place of those of the runs")
     parser.add_argument(
         "--python",
@@ -108,7 +109,7 @@ def main() -> int:
             entry["dimension"] = args.dimension
         if entry.get("synthetic") and args.rows:
             entry["rows"] = args.rows
-        names = ("k", "threads", "repetitions", "build_repetitions")
+        names = ("k", "threads", "repetitions", "build_repetitions", "estimate_queries")
         given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
         chosen = replace(settings.settings, **given)
         # The data are read by this process, which may use as many threads as the systems.
@@ -130,7 +131,7 @@ def main() -> int:
     for run, systems in wanted:
         stem = "-".join(filter(None, [Path(args.dataset).stem, run.name, args.label]))
         with open(args.out / f"{stem}.log", "w", encoding="utf-8") as log:
-            runner = Runner(chosen, pythons, base, queries, log)
+            runner = Runner(chosen, pythons, base, queries, log, cache=args.out)
             results = runner.run(systems)
         document = {
             "dataset": {

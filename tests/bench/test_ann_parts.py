@@ -175,6 +175,17 @@ def test_report_names_what_a_peer_is_ahead_in():
     assert "| faster | 100 | 200 | .9500 | .9500 | .9500 | 0.1000 | 0.5000 (0.7500) |" in text
 
 
+def test_report_gives_no_times_of_a_busy_machine():
+    busy = document([system("TQ4", 4, True, 0.95, 1, 1), system("peer", 4, False, 0.96, 0.5, 0.5)])
+    busy["other_load"] = 0.5
+    table = report.Table(busy)
+    assert [f.split(" .")[0] for f in table.findings()] == [
+        "peer: recall@1", "peer: recall@10", "peer: recall@100",
+    ]  # fmt: skip
+    text = report.dataset_section([table])
+    assert "| peer | 100 | 200 | .9600 | .9600 | .9600 |  |" in text and "50%" in text
+
+
 def test_report_does_not_claim_a_win_without_a_reference():
     broken = {**system("TQ4", 4, True, 0, 1, 1), "error": "gone"}
     table = report.Table(document([broken, system("peer", 4, False, 0.9, 1, 1)]))

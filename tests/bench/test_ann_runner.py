@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from annbench import datasets
 from annbench.config import Settings, System
@@ -41,6 +42,20 @@ def test_exact_search_scores_one(vectors):
     assert len(result.batch_s) == len(result.one_s) == 2 and min(result.batch_s) > 0
     assert result.estimates["slope"] == pytest.approx(1, abs=1e-5)
     assert result.estimates["var_d"] == pytest.approx(0, abs=1e-8)
+
+
+def test_exact_products_are_kept_for_the_same_vectors_only(vectors, tmp_path):
+    base, queries = vectors
+
+    def exact(base, queries):
+        log = subprocess.DEVNULL
+        return Runner(SETTINGS, {}, base, queries, log, io.StringIO(), tmp_path).exact_products()
+
+    first = exact(base, queries)
+    assert len(list(tmp_path.iterdir())) == 1
+    np.testing.assert_array_equal(exact(base, queries), first)
+    other = exact(base, -queries)
+    assert len(list(tmp_path.iterdir())) == 2 and not np.array_equal(other, first)
 
 
 def test_systems_that_fail_are_listed_and_do_not_stop_the_others(vectors):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+QUIET = 0.2  # times are not given where other processes used more of the machine
 EQUAL_RECALL = 0.003  # recalls that differ by less count as equal
 TOLERANCES = {"recall_10": 0.005, "slope": 0.003, "var_d": 0.05}  # the last relative
 RECALL_AT = ("1", "10", "100")
@@ -93,6 +94,10 @@ class Table:
         same = [r for r in ours if r.data["bits"] == peer.data["bits"]]
         return same[0] if same else self.reference
 
+    @property
+    def quiet(self) -> bool:
+        return self.document["other_load"] <= QUIET
+
     def unexpected(self) -> list[str]:
         return [text for row in self.rows if not row.failed for text in row.unexpected()]
 
@@ -104,11 +109,11 @@ class Table:
         found = []
         for peer in self.rows:
             if not peer.failed and not peer.data["ours"]:
-                found += ahead(peer, self.counterpart(peer))
+                found += ahead(peer, self.counterpart(peer), self.quiet)
         return found
 
 
-def ahead(peer: Row, ours: Row) -> list[str]:
+def ahead(peer: Row, ours: Row, times: bool) -> list[str]:
     found = []
     if peer.data["bits"] == ours.data["bits"]:
         for at in RECALL_AT:
@@ -118,7 +123,7 @@ def ahead(peer: Row, ours: Row) -> list[str]:
                     f"{peer.name}: recall@{at} {share(its)} against {share(mine)} of {ours.name}"
                 )
     at = "10" if ours.recall("10") is not None else "1"
-    if peer.recall(at) < ours.recall(at) - EQUAL_RECALL:
+    if not times or peer.recall(at) < ours.recall(at) - EQUAL_RECALL:
         return found
     for key, unit, label in (("batch_s", 1, "batch"), ("one_s", 1e3, "one query")):
         mine, its = ours.least(key), peer.least(key)
@@ -155,6 +160,15 @@ def error_text(row: Row) -> str:
     return f"failed: {text[:160]}"
 
 
+def identity(row: Row) -> list[str]:
+    return [
+        row.name,
+        number(row.per_vector("bytes")),
+        number(row.per_vector("grown_bytes")),
+        *(share(row.recall(at)) for at in RECALL_AT),
+    ]
+
+
 def main_table(table: Table) -> str:
     reference = table.reference
     name = reference.name if reference else table.document["run"]["reference"]
@@ -176,15 +190,15 @@ def main_table(table: Table) -> str:
         if row.failed:
             lines.append([row.name, error_text(row)] + [""] * (len(header) - 2))
             continue
+        if not table.quiet:
+            lines.append([*identity(row), "", "", "", "", ""])
+            continue
         ratios = ["", ""]
         if reference:
             ratios = [f"{row.least(k) / reference.least(k):.2f}" for k in ("batch_s", "one_s")]
         lines.append(
             [
-                row.name,
-                number(row.per_vector("bytes")),
-                number(row.per_vector("grown_bytes")),
-                *(share(row.recall(at)) for at in RECALL_AT),
+                *identity(row),
                 seconds(row.build_s),
                 f"{seconds(row.least('batch_s'))} ({seconds(row.median('batch_s'))})",
                 f"{1e3 * row.least('one_s'):.3f} ({1e3 * row.median('one_s'):.3f})",
@@ -251,10 +265,8 @@ def dataset_section(tables: list[Table]) -> str:
     for table in tables:
         parts.append(f"#### {table.document['run']['title']}")
         parts.append(main_table(table))
-        parts.append(
-            f"Other processes used {table.document['other_load']:.0%} of the machine "
-            "while searches were timed."
-        )
+        load = f"Other processes used {table.document['other_load']:.0%} of the machine"
+        parts.append(f"{load} while searches were timed" + ("." if table.quiet else ": no times."))
         if quality := estimates_table(table):
             parts.append(quality)
     findings = [item for table in tables for item in table.findings()]
@@ -380,6 +392,7 @@ def main() -> int:
     parser.add_argument("inputs", nargs="+", type=Path, help="JSON files, or folders of them")
     parser.add_argument("--out", type=Path, help="folder for CSV, Markdown and plots")
     parser.add_argument("--update", nargs="+", type=Path, default=[], help="documents")
+    parser.add_argument("--summary", nargs="+", help="runs of the short table; all if not given")
     parser.add_argument("--check", action="store_true", help="fail if a figure is not as expected")
     args = parser.parse_args()
     by_dataset = read_tables(args.inputs)
@@ -387,9 +400,11 @@ def main() -> int:
         print("report.py: no results there", file=sys.stderr)
         return 2
     sections = {}
+    all_runs = {t.document["run"]["name"] for tables in by_dataset.values() for t in tables}
     for name, tables in by_dataset.items():
         sections[f"ann/{name}"] = dataset_section(tables)
-        sections[f"ann-summary/{name}"] = summary_section(tables)
+        short = [t for t in tables if t.document["run"]["name"] in (args.summary or all_runs)]
+        sections[f"ann-summary/{name}"] = summary_section(short)
     for document in args.update:
         update_document(document, sections)
     if args.out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -125,17 +126,32 @@ class Runner:
         queries: np.ndarray,
         log: Any,
         progress: Any = sys.stderr,
+        cache: Path | None = None,
     ) -> None:
         self.settings = settings
         self.interpreters = {"default": sys.executable, **interpreters}
         self.base, self.queries = base, queries
-        self.log, self.progress = log, progress
+        self.log, self.progress, self.cache = log, progress, cache
         self.k = min(settings.k, len(base))
         self.other_load = 0.0  # share of the machine that others used while searches were timed
 
-    def run(self, systems: list[System]) -> list[Result]:
+    def exact_products(self) -> np.ndarray:
+        """Products of the true nearest, kept in a file from run to run where there is a folder."""
+        if self.cache is None:
+            self.say("exact search")
+            return metrics.exact_search(self.base, self.queries, self.k)[0]
+        key = hashlib.blake2b(self.base.tobytes(), digest_size=8)
+        key.update(self.queries.tobytes())
+        path = self.cache / f"exact-{key.hexdigest()}-{self.k}.npy"
+        if path.exists():
+            return np.load(path)
         self.say("exact search")
-        self.truth, _ = metrics.exact_search(self.base, self.queries, self.k)
+        products, _ = metrics.exact_search(self.base, self.queries, self.k)
+        np.save(path, products)
+        return products
+
+    def run(self, systems: list[System]) -> list[Result]:
+        self.truth = self.exact_products()
         with tempfile.TemporaryDirectory() as folder:
             self.folder = Path(folder)
             np.save(self.folder / "base.npy", self.base)
