@@ -170,6 +170,8 @@ class Rpc final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
                      [this](absl::StatusOr<const Message*> result) { answer(std::move(result)); });
     } catch (const std::bad_alloc&) {
       answer(make_error(absl::StatusCode::kResourceExhausted, "MEMORY_LIMIT", "out of memory"));
+    } catch (const std::exception& error) {
+      answer(make_error(absl::StatusCode::kInternal, "INTERNAL", error.what()));
     }
   }
 

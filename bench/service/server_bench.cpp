@@ -142,8 +142,8 @@ class Bench {
       const std::size_t n = std::min(kBatch, options_.rows - first);
       turboquant::RecordBatch batch;
       for (std::size_t i = 0; i < n; ++i) batch.ids.emplace_back(std::uint64_t{first + i});
-      batch.vectors = absl::MakeConstSpan(base_).subspan(first * options_.dimension,
-                                                         n * options_.dimension);
+      batch.vectors =
+          absl::MakeConstSpan(base_).subspan(first * options_.dimension, n * options_.dimension);
       fail_unless(stream->send(batch).status());
     }
     fail_unless(stream->finish());

@@ -216,7 +216,8 @@ TEST(Exposure, OtherAddressesNeedTlsAndTokens) {
     options.front.address = address;
     EXPECT_TRUE(service::check(options).ok()) << address;
   }
-  for (const char* address : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "1270:1"}) {
+  for (const char* address : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "1270:1",
+                              "127.0.0.1.example.org:1"}) {
     options = {};
     options.data_dir = "d";
     options.front.address = address;
