@@ -24,8 +24,8 @@
 namespace turboquant::service {
 
 struct BatchLimits {
-  std::size_t max_queries = 64;                      ///< of one batch
-  std::size_t max_waiting = 4096;                    ///< over all collections
+  std::size_t max_queries = 64;                       ///< of one batch
+  std::size_t max_waiting = 4096;                     ///< over all collections
   absl::Duration max_wait = absl::Microseconds(200);  ///< for callers to come back
 };
 

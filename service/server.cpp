@@ -201,9 +201,10 @@ absl::Status check(const ServerOptions& options) {
   }
   const bool guarded = !tls.certificate.empty() && !options.token_file.empty();
   if (!is_loopback(options.front.address) && !guarded && !options.insecure) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        options.front.address, " can be reached from other machines: give --tls-cert, --tls-key "
-        "and --tokens, or spell out --insecure"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.front.address,
+                     " can be reached from other machines: give --tls-cert, --tls-key "
+                     "and --tokens, or spell out --insecure"));
   }
   return absl::OkStatus();
 }

@@ -106,8 +106,8 @@ class ServerTest : public testing::Test {
     if (n == 0) return;
     RecordBatch batch{number_ids(n), vectors_, {}};
     for (std::size_t i = 0; i < n; ++i) {
-      batch.metadata.push_back({{"n", static_cast<std::int64_t>(i)},
-                                {"lang", std::string(i % 2 == 0 ? "en" : "de")}});
+      batch.metadata.push_back(
+          {{"n", static_cast<std::int64_t>(i)}, {"lang", std::string(i % 2 == 0 ? "en" : "de")}});
     }
     const auto written = admin.upsert("words", batch);
     ASSERT_TRUE(written.ok()) << written.status();
