@@ -122,7 +122,8 @@ absl::Status Api::restore_snapshot(Call& call, const v1::RestoreSnapshotRequest&
   return store_.restore_snapshot(request.name());
 }
 
-absl::Status Api::verify_store(Call& call, const v1::VerifyStoreRequest&, v1::VerifyStoreResponse&) {
+absl::Status Api::verify_store(Call& call, const v1::VerifyStoreRequest&,
+                               v1::VerifyStoreResponse&) {
   if (absl::Status status = need_all_collections(call); !status.ok()) return status;
   return store_.verify();
 }
@@ -131,8 +132,8 @@ void Api::add_admin_methods(std::vector<Method>& methods) {
   const auto add = [&](const char* name, Role role, auto handler) {
     // What only reads must not wait for a snapshot to be verified.
     const Workers workers = role == Role::kRead ? Workers::kCompute : Workers::kAdmin;
-    methods.push_back(method(absl::StrCat("/turboquant.v1.AdminService/", name).c_str(), role,
-                             workers, handler));
+    methods.push_back(
+        method(absl::StrCat("/turboquant.v1.AdminService/", name).c_str(), role, workers, handler));
   };
   add("CreateCollection", Role::kAdmin, &Api::create_collection);
   add("DropCollection", Role::kAdmin, &Api::drop_collection);

@@ -80,8 +80,7 @@ absl::Status Api::check_rows(std::size_t rows) const {
 }
 
 absl::StatusOr<SearchOptions> Api::search_options(Call& call, const v1::SearchRequest& request,
-                                                  const Target& target,
-                                                  std::size_t queries) const {
+                                                  const Target& target, std::size_t queries) const {
   SearchOptions options;
   if (request.k() < 1 || request.k() > limits_.max_k) {
     return invalid("BAD_OPTION",
@@ -89,9 +88,8 @@ absl::StatusOr<SearchOptions> Api::search_options(Call& call, const v1::SearchRe
   }
   options.k = request.k();
   if (queries > limits_.max_results / options.k) {
-    return invalid("TOO_MANY_RESULTS",
-                   absl::StrCat(queries, " queries times k = ", options.k, " is more than ",
-                                limits_.max_results));
+    return invalid("TOO_MANY_RESULTS", absl::StrCat(queries, " queries times k = ", options.k,
+                                                    " is more than ", limits_.max_results));
   }
   auto filter = optional_filter(request.has_filter(), request.filter(), call);
   if (!filter.ok()) return filter.status();
@@ -173,8 +171,8 @@ absl::Status Api::range_search(Call& call, const v1::RangeSearchRequest& request
   options.filter = *std::move(filter);
   options.parts = from_proto(request.parts());
   if (options.parts.vector) {
-    options.max_hits = std::min<std::size_t>(options.max_hits,
-                                             limits_.max_message_bytes / 4 / to->dimension);
+    options.max_hits =
+        std::min<std::size_t>(options.max_hits, limits_.max_message_bytes / 4 / to->dimension);
   }
   options.control = call.control();
   auto found = to->collection->range_search(*vectors, options);
@@ -220,8 +218,8 @@ absl::Status Api::scroll(Call& call, const v1::ScrollRequest& request,
   options.filter = *std::move(filter);
   if (request.has_parts()) options.parts = from_proto(request.parts());
   if (options.parts.vector) {
-    options.limit = std::clamp<std::size_t>(limits_.max_message_bytes / 8 / to->dimension, 1,
-                                            options.limit);
+    options.limit =
+        std::clamp<std::size_t>(limits_.max_message_bytes / 8 / to->dimension, 1, options.limit);
   }
   options.control = call.control();
   auto page = to->collection->scroll(options);
@@ -264,9 +262,9 @@ absl::StatusOr<WriteResult> Api::write(Call& call, const std::string& name,
   if (!vectors.ok()) return vectors.status();
   records.vectors = *vectors;
   if (records.vectors.size() / to->dimension != rows) {
-    return invalid("BAD_VECTOR", absl::StrCat(records.vectors.size() / to->dimension,
-                                              " vectors of dimension ", to->dimension, " for ",
-                                              rows, " ids"));
+    return invalid("BAD_VECTOR",
+                   absl::StrCat(records.vectors.size() / to->dimension, " vectors of dimension ",
+                                to->dimension, " for ", rows, " ids"));
   }
   for (const v1::Metadata& metadata : batch.metadata()) {
     auto converted = from_proto(metadata);
@@ -277,8 +275,8 @@ absl::StatusOr<WriteResult> Api::write(Call& call, const std::string& name,
     records.metadata.push_back(*std::move(converted));
   }
   if (!records.metadata.empty() && records.metadata.size() != rows) {
-    return invalid("BAD_METADATA", absl::StrCat(records.metadata.size(), " metadata for ", rows,
-                                                " ids"));
+    return invalid("BAD_METADATA",
+                   absl::StrCat(records.metadata.size(), " metadata for ", rows, " ids"));
   }
   return replace ? to->collection->upsert(records, *write_options)
                  : to->collection->insert(records, *write_options);

@@ -113,8 +113,8 @@ absl::StatusOr<Authenticator::Entries> Authenticator::parse(const std::string& p
     auto caller = std::make_shared<Caller>();
     caller->name = words[0];
     if (!parse_role(words[1], caller->role)) return bad("the role is not read, write or admin");
-    if (words[2].size() != 64 || words[2].find_first_not_of("0123456789abcdefABCDEF") !=
-                                     std::string::npos) {
+    if (words[2].size() != 64 ||
+        words[2].find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
       return bad("the digest does not have 64 hexadecimal digits");
     }
     caller->all_collections = words[3] == "*";
@@ -122,8 +122,8 @@ absl::StatusOr<Authenticator::Entries> Authenticator::parse(const std::string& p
       caller->collections = absl::StrSplit(words[3], ',', absl::SkipEmpty());
     }
     double rate = 0;
-    if (words.size() == 5 && (!absl::SimpleAtod(words[4], &rate) || !std::isfinite(rate) ||
-                              rate < 0)) {
+    if (words.size() == 5 &&
+        (!absl::SimpleAtod(words[4], &rate) || !std::isfinite(rate) || rate < 0)) {
       return bad("the rate is not a number of requests a second");
     }
     if (rate > 0) caller->rate = std::make_shared<RateLimit>(rate);

@@ -159,9 +159,8 @@ class Core : public std::enable_shared_from_this<Core> {
       attempts_ = 0;
     }
     if (response.has_error()) {
-      acknowledgement.result =
-          make_error(static_cast<absl::StatusCode>(response.error().code()),
-                     response.error().reason(), response.error().message());
+      acknowledgement.result = make_error(static_cast<absl::StatusCode>(response.error().code()),
+                                          response.error().reason(), response.error().message());
     } else {
       acknowledgement.result = from_proto(response.result());
     }

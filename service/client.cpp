@@ -19,10 +19,10 @@
 
 namespace turboquant {
 
-using service::Outcome;
-using service::Transport;
 using service::from_proto;
+using service::Outcome;
 using service::to_proto;
+using service::Transport;
 
 namespace service {
 namespace {
@@ -116,8 +116,7 @@ void ClientImpl::call_async(const std::string& path, const google::protobuf::Mes
                             google::protobuf::Message* response, absl::Time deadline,
                             CallDone done) {
   std::make_shared<RepeatedCall>(*this, path, request, response,
-                                 std::min(deadline, absl::Now() + options.timeout),
-                                 std::move(done))
+                                 std::min(deadline, absl::Now() + options.timeout), std::move(done))
       ->run();
 }
 
@@ -270,9 +269,9 @@ absl::StatusOr<std::vector<Hits>> Client::search(const std::string& collection,
                                                  absl::Span<const float> queries,
                                                  const SearchOptions& options) {
   v1::SearchResponse response;
-  absl::Status status =
-      impl_->call(service::search_path("Search"),
-                  service::search_request(collection, queries, options), &response, options.control);
+  absl::Status status = impl_->call(service::search_path("Search"),
+                                    service::search_request(collection, queries, options),
+                                    &response, options.control);
   if (!status.ok()) return status;
   return service::results_of(response);
 }
@@ -357,8 +356,7 @@ void Client::upsert_async(const std::string& collection, const RecordBatch& batc
   auto request = service::write_request<v1::UpsertRequest>(*impl_, collection, options);
   service::to_proto(batch, request.mutable_batch());
   auto response = std::make_shared<v1::UpsertResponse>();
-  impl_->call_async(service::search_path("Upsert"), request, response.get(),
-                    absl::InfiniteFuture(),
+  impl_->call_async(service::search_path("Upsert"), request, response.get(), absl::InfiniteFuture(),
                     [response, done = std::move(done)](const absl::Status& status) {
                       if (!status.ok()) return done(status);
                       done(from_proto(response->result()));
@@ -399,8 +397,8 @@ absl::StatusOr<CollectionInfo> Client::collection(const std::string& name) {
 
 absl::StatusOr<std::vector<CollectionInfo>> Client::collections() {
   v1::ListCollectionsResponse response;
-  absl::Status status = impl_->call(service::admin_path("ListCollections"),
-                                    v1::ListCollectionsRequest(), &response);
+  absl::Status status =
+      impl_->call(service::admin_path("ListCollections"), v1::ListCollectionsRequest(), &response);
   if (!status.ok()) return status;
   std::vector<CollectionInfo> list;
   for (const v1::CollectionInfo& info : response.collections()) list.push_back(from_proto(info));

@@ -81,8 +81,7 @@ class Parser {
     option("tls-client-ca", server_.front.tls.client_ca,
            "PEM; clients must show a certificate that it signed");
     option("tokens", server_.token_file, "file of hashed tokens; read again when it changes");
-    app_.add_flag("--insecure", server_.insecure,
-                  "listen beyond loopback without TLS and tokens")
+    app_.add_flag("--insecure", server_.insecure, "listen beyond loopback without TLS and tokens")
         ->envname("TURBOQUANT_INSECURE");
   }
 

@@ -155,10 +155,10 @@ float half_to_float(std::uint16_t half) {
 }
 
 absl::Status bad_matrix(std::size_t numbers, std::size_t dimension) {
-  return invalid("BAD_VECTOR", numbers == 0
-                                   ? absl::StrCat("no vectors are given")
-                                   : absl::StrCat(numbers, " numbers are not rows of dimension ",
-                                                  dimension));
+  return invalid("BAD_VECTOR",
+                 numbers == 0
+                     ? absl::StrCat("no vectors are given")
+                     : absl::StrCat(numbers, " numbers are not rows of dimension ", dimension));
 }
 
 }  // namespace
@@ -181,7 +181,8 @@ absl::StatusOr<std::vector<RecordId>> from_proto(const RecordIds& ids) {
   for (const v1::RecordId& id : ids) {
     auto converted = from_proto(id);
     if (!converted.ok()) {
-      return invalid("BAD_ID", absl::StrCat("row ", list.size(), ": ", converted.status().message()));
+      return invalid("BAD_ID",
+                     absl::StrCat("row ", list.size(), ": ", converted.status().message()));
     }
     list.push_back(*std::move(converted));
   }

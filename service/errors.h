@@ -1,5 +1,5 @@
-// Errors of the service: an absl::Status with a code, a stable reason and a sentence, as the store's
-// (turboquant/record.h), and the one translation between it and what gRPC sends.
+// Errors of the service: an absl::Status with a code, a stable reason and a sentence, as the
+// store's (turboquant/record.h), and the one translation between it and what gRPC sends.
 //
 // Reasons of the service itself:
 // INVALID_ARGUMENT: MALFORMED_REQUEST, BAD_REQUEST, BAD_VECTOR, BAD_ID, BAD_METADATA, BAD_FILTER,

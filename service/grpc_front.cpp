@@ -135,10 +135,10 @@ class Rpc final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
     call_->deadline = absl::FromChrono(context_->deadline());
     dispatched_ = absl::Now();
     if (request_.Length() > shared_.options.max_message_bytes) {
-      return answer(make_error(absl::StatusCode::kResourceExhausted, "MESSAGE_TOO_LARGE",
-                               absl::StrCat("the request has ", request_.Length(),
-                                            " bytes, more than ",
-                                            shared_.options.max_message_bytes)));
+      return answer(
+          make_error(absl::StatusCode::kResourceExhausted, "MESSAGE_TOO_LARGE",
+                     absl::StrCat("the request has ", request_.Length(), " bytes, more than ",
+                                  shared_.options.max_message_bytes)));
     }
     if (call_->deadline <= dispatched_) {
       return answer(make_error(absl::StatusCode::kDeadlineExceeded, "DEADLINE",
@@ -170,6 +170,8 @@ class Rpc final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
                      [this](absl::StatusOr<const Message*> result) { answer(std::move(result)); });
     } catch (const std::bad_alloc&) {
       answer(make_error(absl::StatusCode::kResourceExhausted, "MEMORY_LIMIT", "out of memory"));
+    } catch (const std::exception& error) {
+      answer(make_error(absl::StatusCode::kInternal, "INTERNAL", error.what()));
     }
   }
 
@@ -178,10 +180,10 @@ class Rpc final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
     if (!result.ok()) return finish(result.status());
     const std::size_t bytes = (*result)->ByteSizeLong();
     if (bytes > shared_.options.max_message_bytes) {
-      return finish(make_error(absl::StatusCode::kResourceExhausted, "ANSWER_TOO_LARGE",
-                               absl::StrCat("the answer has ", bytes, " bytes, more than ",
-                                            shared_.options.max_message_bytes,
-                                            "; ask for fewer records or parts")));
+      return finish(make_error(
+          absl::StatusCode::kResourceExhausted, "ANSWER_TOO_LARGE",
+          absl::StrCat("the answer has ", bytes, " bytes, more than ",
+                       shared_.options.max_message_bytes, "; ask for fewer records or parts")));
     }
     grpc::Slice slice(bytes);
     (*result)->SerializeWithCachedSizesToArray(const_cast<std::uint8_t*>(slice.begin()));
@@ -215,8 +217,7 @@ class Rpc final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
     const bool failed = code_ == static_cast<int>(absl::StatusCode::kInternal) ||
                         code_ == static_cast<int>(absl::StatusCode::kDataLoss) ||
                         code_ == static_cast<int>(absl::StatusCode::kUnknown);
-    const LogLevel level =
-        failed ? LogLevel::kError : slow ? LogLevel::kWarning : LogLevel::kDebug;
+    const LogLevel level = failed ? LogLevel::kError : slow ? LogLevel::kWarning : LogLevel::kDebug;
     if (!log.enabled(level)) return;
     log.write(level, slow ? "slow request" : "request",
               {{"request_id", request_id_},

@@ -23,7 +23,7 @@ namespace turboquant::service {
 struct TlsFiles {
   std::string certificate;  ///< PEM chain; empty: no TLS
   std::string key;          ///< PEM
-  std::string client_ca;    ///< PEM; clients must show a certificate that it signed. Empty: need not
+  std::string client_ca;  ///< PEM; clients must show a certificate that it signed. Empty: need not
 };
 
 struct FrontOptions {

@@ -91,13 +91,13 @@ class StateCollector final : public prometheus::Collectable {
 
  private:
   static void add_collections(const Gauges& state, std::vector<MetricFamily>& families) {
-    MetricFamily records = family("turboquant_collection_records", "Records that can be found.",
-                                  MetricType::Gauge);
-    MetricFamily dead = family("turboquant_collection_dead_rows",
-                               "Deleted or replaced rows that are not reclaimed yet.",
-                               MetricType::Gauge);
-    MetricFamily memory = family("turboquant_collection_memory_bytes", "Memory for searches.",
-                                 MetricType::Gauge);
+    MetricFamily records =
+        family("turboquant_collection_records", "Records that can be found.", MetricType::Gauge);
+    MetricFamily dead =
+        family("turboquant_collection_dead_rows",
+               "Deleted or replaced rows that are not reclaimed yet.", MetricType::Gauge);
+    MetricFamily memory =
+        family("turboquant_collection_memory_bytes", "Memory for searches.", MetricType::Gauge);
     MetricFamily settings = family("turboquant_collection_info",
                                    "What recall depends on, as labels.", MetricType::Gauge);
     for (const CollectionInfo& info : state.collections) {

@@ -26,6 +26,11 @@ absl::Status still_wanted(const MicroBatcher::Query& query, absl::Time now) {
 
 }  // namespace
 
+MicroBatcher::~MicroBatcher() {
+  std::unique_lock lock(mutex_);
+  idle_.wait(lock, [this] { return lanes_.empty(); });
+}
+
 bool MicroBatcher::search(const std::shared_ptr<Collection>& collection,
                           const SearchOptions& options, Query query) {
   const Key key(collection.get(), options.k, options.parts.metadata, options.parts.vector,
@@ -60,6 +65,7 @@ void MicroBatcher::run(const Key& key, const std::shared_ptr<Lane>& lane) {
     }
     if (lane->waiting.empty()) {
       lanes_.erase(key);
+      idle_.notify_all();
       return;
     }
     const std::size_t n = std::min(lane->waiting.size(), limits_.max_queries);

@@ -24,8 +24,8 @@
 namespace turboquant::service {
 
 struct BatchLimits {
-  std::size_t max_queries = 64;                      ///< of one batch
-  std::size_t max_waiting = 4096;                    ///< over all collections
+  std::size_t max_queries = 64;                       ///< of one batch
+  std::size_t max_waiting = 4096;                     ///< over all collections
   absl::Duration max_wait = absl::Microseconds(200);  ///< for callers to come back
 };
 
@@ -40,8 +40,12 @@ class MicroBatcher {
     Done done;                                     ///< called once, from a thread of the pool
   };
 
-  /// Both outlive this and every search.
+  /// pool outlives this.
   MicroBatcher(WorkerPool& pool, const BatchLimits& limits) : pool_(pool), limits_(limits) {}
+  /// Waits for the end of all searches.
+  ~MicroBatcher();
+  MicroBatcher(const MicroBatcher&) = delete;
+  MicroBatcher& operator=(const MicroBatcher&) = delete;
 
   /// False, and done is not called, when too many wait. options without a filter and a control.
   [[nodiscard]] bool search(const std::shared_ptr<Collection>& collection,
@@ -69,6 +73,7 @@ class MicroBatcher {
   const BatchLimits limits_;
   std::mutex mutex_;
   std::condition_variable arrived_;
+  std::condition_variable idle_;
   std::map<Key, std::shared_ptr<Lane>> lanes_;  // those with work under way
   std::size_t waiting_ = 0;
   std::atomic<std::uint64_t> batches_{0};

@@ -73,9 +73,14 @@ class ServerImpl final : public Server {
   absl::Status reload() override {
     const std::size_t before = auth_->size();
     absl::Status status = auth_->reload();
+    const std::lock_guard lock(reload_mutex_);
+    const bool news = reload_status_ != status;  // it is tried every second
+    reload_status_ = status;
     if (!status.ok()) {
-      log_.write(LogLevel::kError, "tokens not reloaded",
-                 {{"message", std::string(status.message())}});
+      if (news) {
+        log_.write(LogLevel::kError, "tokens not reloaded",
+                   {{"message", std::string(status.message())}});
+      }
     } else if (auth_->size() != before) {
       log_.write(LogLevel::kInfo, "tokens reloaded", {{"tokens", std::uint64_t{auth_->size()}}});
     }
@@ -96,6 +101,7 @@ class ServerImpl final : public Server {
     if (front_ != nullptr) front_->shutdown(absl::Now() + options_.drain);
     front_.reset();
     metrics_.reset();  // it reads from what goes next
+    batcher_.reset();
     for (auto* pool : {&admin_, &writes_, &compute_}) pool->reset();
     const absl::Status status = store_->close();
     store_.reset();
@@ -164,6 +170,8 @@ class ServerImpl final : public Server {
   std::unique_ptr<Api> api_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<GrpcFront> front_;
+  std::mutex reload_mutex_;
+  absl::Status reload_status_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;
@@ -177,7 +185,9 @@ bool is_loopback(const std::string& address) {
     return true;
   }
   const std::string host = address.substr(0, address.rfind(':'));
-  return host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
+  return host == "localhost" || host == "[::1]" ||
+         (absl::StartsWith(host, "127.") &&
+          host.find_first_not_of("0123456789.") == std::string::npos);
 }
 
 absl::Status check(const ServerOptions& options) {
@@ -191,9 +201,10 @@ absl::Status check(const ServerOptions& options) {
   }
   const bool guarded = !tls.certificate.empty() && !options.token_file.empty();
   if (!is_loopback(options.front.address) && !guarded && !options.insecure) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        options.front.address, " can be reached from other machines: give --tls-cert, --tls-key "
-        "and --tokens, or spell out --insecure"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.front.address,
+                     " can be reached from other machines: give --tls-cert, --tls-key "
+                     "and --tokens, or spell out --insecure"));
   }
   return absl::OkStatus();
 }

@@ -182,8 +182,7 @@ class GrpcTransport final : public Transport {
     }
   }
 
-  std::shared_ptr<Attempt> call(const std::string& path,
-                                std::shared_ptr<const std::string> request,
+  std::shared_ptr<Attempt> call(const std::string& path, std::shared_ptr<const std::string> request,
                                 google::protobuf::Message* response, absl::Time deadline,
                                 std::function<void(const Outcome&)> done) override {
     auto attempt = std::make_shared<UnaryCall>();

@@ -109,8 +109,7 @@ class Client {
                                      const WriteOptions& options = {});
   absl::StatusOr<WriteResult> insert(const std::string& collection, const RecordBatch& batch,
                                      const WriteOptions& options = {});
-  absl::StatusOr<WriteResult> remove(const std::string& collection,
-                                     absl::Span<const RecordId> ids,
+  absl::StatusOr<WriteResult> remove(const std::string& collection, absl::Span<const RecordId> ids,
                                      const WriteOptions& options = {});
   absl::StatusOr<WriteResult> remove_if(const std::string& collection, const Filter& filter,
                                         const WriteOptions& options = {});

@@ -32,8 +32,9 @@ TEST(Tokens, HashIsSha256) {
 
 TEST(Tokens, FileGivesRolesAndScopes) {
   const TemporaryFolder folder;
-  const std::string path = folder.write(
-      "tokens", "# comment\n\n" + line("app", "write", "secret", "a,b 5") + line("ops", "admin", "x"));
+  const std::string path =
+      folder.write("tokens", "# comment\n\n" + line("app", "write", "secret", "a,b 5") +
+                                 line("ops", "admin", "x"));
   const auto auth = Authenticator::create(path);
   ASSERT_TRUE(auth.ok()) << auth.status();
   EXPECT_EQ((*auth)->size(), 2U);
@@ -45,8 +46,8 @@ TEST(Tokens, FileGivesRolesAndScopes) {
   EXPECT_FALSE((*app)->may_use("c"));
   EXPECT_NE((*app)->rate, nullptr);
   EXPECT_TRUE((*(*auth)->authenticate("bearer x"))->may_use("anything"));
-  for (const char* header : {"", "Bearer ", "Bearer secre", "Bearer secrets", "secret",
-                             "Basic secret"}) {
+  for (const char* header :
+       {"", "Bearer ", "Bearer secre", "Bearer secrets", "secret", "Basic secret"}) {
     const auto refused = (*auth)->authenticate(header);
     EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnauthenticated) << header;
     EXPECT_EQ(error_reason(refused.status()), "BAD_TOKEN");
@@ -56,10 +57,10 @@ TEST(Tokens, FileGivesRolesAndScopes) {
 TEST(Tokens, ABadFileIsRefusedWithItsLine) {
   const TemporaryFolder folder;
   const std::string good = line("a", "read", "x");
-  for (const std::string& bad : {std::string("a read\n"), line("a", "root", "x"),
-                                 std::string("a read 12 *\n"), line("a", "read", "x", "* -1"),
-                                 line("a", "read", "x", "* fast"),
-                                 "a read " + std::string(64, 'g') + " *\n"}) {
+  for (const std::string& bad :
+       {std::string("a read\n"), line("a", "root", "x"), std::string("a read 12 *\n"),
+        line("a", "read", "x", "* -1"), line("a", "read", "x", "* fast"),
+        "a read " + std::string(64, 'g') + " *\n"}) {
     const auto auth = Authenticator::create(folder.write("tokens", good + bad));
     ASSERT_FALSE(auth.ok()) << bad;
     EXPECT_THAT(std::string(auth.status().message()), HasSubstr("tokens:2: "));
@@ -95,11 +96,11 @@ class Guarded : public ServerTest {
  protected:
   void SetUp() override {
     service::ServerOptions options = usual_options();
-    options.token_file = folder_.write(
-        "tokens", line("root", "admin", "t-admin") + line("app", "write", "t-write", "words") +
-                      line("web", "read", "t-read", "words") +
-                      line("other", "admin", "t-other", "texts") +
-                      line("slow", "read", "t-slow", "* 2"));
+    options.token_file = folder_.write("tokens", line("root", "admin", "t-admin") +
+                                                     line("app", "write", "t-write", "words") +
+                                                     line("web", "read", "t-read", "words") +
+                                                     line("other", "admin", "t-other", "texts") +
+                                                     line("slow", "read", "t-slow", "* 2"));
     start(options);
     fill(5, DistanceMetric::kInnerProduct, Originals::kNone, "t-admin");
   }
@@ -216,7 +217,8 @@ TEST(Exposure, OtherAddressesNeedTlsAndTokens) {
     options.front.address = address;
     EXPECT_TRUE(service::check(options).ok()) << address;
   }
-  for (const char* address : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "1270:1"}) {
+  for (const char* address : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "1270:1",
+                              "127.0.0.1.example.org:1"}) {
     options = {};
     options.data_dir = "d";
     options.front.address = address;

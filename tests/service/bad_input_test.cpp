@@ -30,8 +30,12 @@ struct Case {
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-std::string search(const char* method) { return absl::StrCat("/turboquant.v1.SearchService/", method); }
-std::string admin(const char* method) { return absl::StrCat("/turboquant.v1.AdminService/", method); }
+std::string search(const char* method) {
+  return absl::StrCat("/turboquant.v1.SearchService/", method);
+}
+std::string admin(const char* method) {
+  return absl::StrCat("/turboquant.v1.AdminService/", method);
+}
 
 void set_vector(v1::Vectors* vectors, std::size_t n, float value) {
   for (std::size_t i = 0; i < n; ++i) vectors->add_values(value);
@@ -146,16 +150,16 @@ class BadInput : public ServerTest {
                            const std::function<void(Request&)>& change) {
       add<Request>(name, path, good, StatusCode::kInvalidArgument, reason, change);
     };
-    add_vectors<Request>(path, good, [](Request& r) { return r.mutable_batch()->mutable_vectors(); });
+    add_vectors<Request>(path, good,
+                         [](Request& r) { return r.mutable_batch()->mutable_vectors(); });
     spoil("no ids", "BAD_REQUEST", [](Request& r) { r.mutable_batch()->clear_ids(); });
     spoil("id not set", "BAD_ID", [](Request& r) { r.mutable_batch()->mutable_ids(0)->Clear(); });
-    spoil("empty id", "BAD_ID", [](Request& r) { r.mutable_batch()->mutable_ids(0)->set_name(""); });
-    spoil("id too long", "BAD_ID", [](Request& r) {
-      r.mutable_batch()->mutable_ids(0)->set_name(std::string(513, 'x'));
-    });
-    spoil("id is no UTF-8", "MALFORMED_REQUEST", [](Request& r) {
-      r.mutable_batch()->mutable_ids(0)->set_name("\xff\xfe");
-    });
+    spoil("empty id", "BAD_ID",
+          [](Request& r) { r.mutable_batch()->mutable_ids(0)->set_name(""); });
+    spoil("id too long", "BAD_ID",
+          [](Request& r) { r.mutable_batch()->mutable_ids(0)->set_name(std::string(513, 'x')); });
+    spoil("id is no UTF-8", "MALFORMED_REQUEST",
+          [](Request& r) { r.mutable_batch()->mutable_ids(0)->set_name("\xff\xfe"); });
     spoil("duplicate ids", "DUPLICATE_ID", [](Request& r) {
       r.mutable_batch()->add_ids()->set_name("x");
       set_vector(r.mutable_batch()->mutable_vectors(), kDimension, 1);
@@ -171,21 +175,18 @@ class BadInput : public ServerTest {
       r.mutable_batch()->add_metadata();
       r.mutable_batch()->add_metadata();
     });
-    spoil("metadata without a value", "BAD_METADATA", [](Request& r) {
-      (*r.mutable_batch()->add_metadata()->mutable_fields())["n"];
-    });
+    spoil("metadata without a value", "BAD_METADATA",
+          [](Request& r) { (*r.mutable_batch()->add_metadata()->mutable_fields())["n"]; });
     spoil("metadata of another type", "BAD_METADATA", [](Request& r) {
       (*r.mutable_batch()->add_metadata()->mutable_fields())["n"].set_string_value("1");
     });
     spoil("metadata that is infinite", "BAD_METADATA", [](Request& r) {
       (*r.mutable_batch()->add_metadata()->mutable_fields())["w"].set_double_value(kInf);
     });
-    spoil("unknown durability", "BAD_OPTION", [](Request& r) {
-      r.mutable_options()->set_durability(static_cast<v1::Durability>(77));
-    });
-    spoil("operation id too long", "BAD_OPTION", [](Request& r) {
-      r.mutable_options()->set_operation_id(std::string(129, 'x'));
-    });
+    spoil("unknown durability", "BAD_OPTION",
+          [](Request& r) { r.mutable_options()->set_durability(static_cast<v1::Durability>(77)); });
+    spoil("operation id too long", "BAD_OPTION",
+          [](Request& r) { r.mutable_options()->set_operation_id(std::string(129, 'x')); });
   }
 
   template <class Request>
@@ -210,7 +211,8 @@ class BadInput : public ServerTest {
       const RawAnswer answer = raw_call(address_, one.path, one.request, nullptr);
       EXPECT_EQ(service::code_name(answer.code), absl::StatusCodeToString(one.code))
           << one.path << ", " << one.name << ": " << answer.message;
-      EXPECT_EQ(answer.reason, one.reason) << one.path << ", " << one.name << ": " << answer.message;
+      EXPECT_EQ(answer.reason, one.reason)
+          << one.path << ", " << one.name << ": " << answer.message;
       EXPECT_GT(answer.message.size(), 10U) << one.path << ", " << one.name;
     }
     const auto after = client().collection("words");
@@ -238,21 +240,19 @@ TEST_F(BadInput, Search) {
   spoil("k is 0", "BAD_OPTION", [](Request& r) { r.set_k(0); });
   spoil("k is huge", "BAD_OPTION", [](Request& r) { r.set_k(4'000'000'000U); });
   spoil("oversampling below 1", "BAD_OPTION", [](Request& r) { r.set_oversampling(0.5); });
-  spoil("oversampling is NaN", "BAD_OPTION",
-        [](Request& r) { r.set_oversampling(std::nan("")); });
+  spoil("oversampling is NaN", "BAD_OPTION", [](Request& r) { r.set_oversampling(std::nan("")); });
   spoil("too many results", "TOO_MANY_RESULTS", [](Request& r) {
     r.set_k(1000);
     set_vector(r.mutable_queries(), 2 * kDimension, 1);
   });
-  spoil("too many queries", "TOO_MANY_ROWS", [](Request& r) {
-    set_vector(r.mutable_queries(), 500 * kDimension, 1);
-  });
+  spoil("too many queries", "TOO_MANY_ROWS",
+        [](Request& r) { set_vector(r.mutable_queries(), 500 * kDimension, 1); });
   add<Request>("no originals to rescore", path, good, StatusCode::kFailedPrecondition,
                "NO_ORIGINALS", [](Request& r) { r.set_rescore(true); });
   add<Request>("no originals to search", path, good, StatusCode::kFailedPrecondition,
                "NO_ORIGINALS", [](Request& r) { r.set_exact(true); });
-  cases_.push_back({"no message", path, "\xff\xff\xff", StatusCode::kInvalidArgument,
-                    "MALFORMED_REQUEST"});
+  cases_.push_back(
+      {"no message", path, "\xff\xff\xff", StatusCode::kInvalidArgument, "MALFORMED_REQUEST"});
   cases_.push_back({"too large", path, std::string((1 << 20) + 1, 'x'),
                     StatusCode::kResourceExhausted, "MESSAGE_TOO_LARGE"});
   run();
@@ -289,8 +289,8 @@ TEST_F(BadInput, DeleteGetScrollCount) {
   const auto bad = StatusCode::kInvalidArgument;
   v1::DeleteRequest remove;
   remove.set_collection("words");
-  cases_.push_back({"neither ids nor filter", search("Delete"), remove.SerializeAsString(), bad,
-                    "BAD_REQUEST"});
+  cases_.push_back(
+      {"neither ids nor filter", search("Delete"), remove.SerializeAsString(), bad, "BAD_REQUEST"});
   add_filters(search("Delete"), remove);
   remove.add_ids()->set_name("x");
   add_unknown_collection(search("Delete"), remove);
@@ -341,18 +341,16 @@ TEST_F(BadInput, Collections) {
   spoil("path as name", "BAD_NAME", [](Create& r) { r.set_name("../x"); });
   spoil("long name", "BAD_NAME", [](Create& r) { r.set_name(std::string(129, 'x')); });
   spoil("no dimension", "BAD_OPTION", [](Create& r) { r.mutable_options()->set_dimension(0); });
-  spoil("huge dimension", "BAD_OPTION",
-        [](Create& r) { r.mutable_options()->set_dimension(~0U); });
+  spoil("huge dimension", "BAD_OPTION", [](Create& r) { r.mutable_options()->set_dimension(~0U); });
   spoil("no metric", "BAD_OPTION", [](Create& r) { r.mutable_options()->clear_metric(); });
-  spoil("unknown originals", "BAD_OPTION", [](Create& r) {
-    r.mutable_options()->set_originals(static_cast<v1::Originals>(9));
-  });
-  spoil("unknown factory", "BAD_FACTORY", [](Create& r) { r.mutable_options()->set_factory("PQ8"); });
+  spoil("unknown originals", "BAD_OPTION",
+        [](Create& r) { r.mutable_options()->set_originals(static_cast<v1::Originals>(9)); });
+  spoil("unknown factory", "BAD_FACTORY",
+        [](Create& r) { r.mutable_options()->set_factory("PQ8"); });
   spoil("field without type", "BAD_OPTION",
         [](Create& r) { r.mutable_options()->add_fields()->set_name("x"); });
-  spoil("field without name", "BAD_OPTION", [](Create& r) {
-    r.mutable_options()->add_fields()->set_type(v1::FIELD_TYPE_BOOL);
-  });
+  spoil("field without name", "BAD_OPTION",
+        [](Create& r) { r.mutable_options()->add_fields()->set_type(v1::FIELD_TYPE_BOOL); });
   add<Create>("name taken", create, good, StatusCode::kAlreadyExists, "COLLECTION_EXISTS",
               [](Create& r) { r.set_name("words"); });
   const auto missing = [&](const char* method, auto request) {
@@ -392,11 +390,11 @@ TEST_F(BadInput, Snapshots) {
   cases_.push_back({"unknown kind", admin("CreateSnapshot"), create.SerializeAsString(),
                     StatusCode::kInvalidArgument, "BAD_OPTION"});
   for (const char* method : {"ListCollections", "ListAliases", "ListSnapshots", "VerifyStore"}) {
-    cases_.push_back({"no message", admin(method), "\xff", StatusCode::kInvalidArgument,
-                      "MALFORMED_REQUEST"});
+    cases_.push_back(
+        {"no message", admin(method), "\xff", StatusCode::kInvalidArgument, "MALFORMED_REQUEST"});
   }
-  cases_.push_back({"no message", search("GetInfo"), "\xff", StatusCode::kInvalidArgument,
-                    "MALFORMED_REQUEST"});
+  cases_.push_back(
+      {"no message", search("GetInfo"), "\xff", StatusCode::kInvalidArgument, "MALFORMED_REQUEST"});
   run();
 }
 

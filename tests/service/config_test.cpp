@@ -26,7 +26,8 @@ Parsed parse(std::vector<const char*> words) {
   words.insert(words.begin(), "turboquant-server");
   std::ostringstream out;
   std::ostringstream err;
-  CommandLine line = service::parse_command_line(static_cast<int>(words.size()), words.data(), out, err);
+  CommandLine line =
+      service::parse_command_line(static_cast<int>(words.size()), words.data(), out, err);
   return {std::move(line), out.str(), err.str()};
 }
 

@@ -68,9 +68,9 @@ TEST_F(Batcher, AnswersAreThoseOfSearchesAlone) {
       threads.emplace_back([&, t] {
         for (std::size_t i = t; i < 300; i += 3) {
           ASSERT_TRUE(batcher.search(collection_, options, query(i, [&, i](auto found) {
-            answers[i] = std::move(found);
-            ++done;
-          })));
+                                       answers[i] = std::move(found);
+                                       ++done;
+                                     })));
         }
       });
     }
@@ -100,9 +100,9 @@ TEST_F(Batcher, DifferentOptionsAreNotMixed) {
     SearchOptions options;
     options.k = 1 + i % 3;
     ASSERT_TRUE(batcher.search(collection_, options, query(i, [&, i](auto found) {
-      if (found.ok() && (*found)[0].size() == 1 + i % 3) ++right;
-      ++done;
-    })));
+                                 if (found.ok() && (*found)[0].size() == 1 + i % 3) ++right;
+                                 ++done;
+                               })));
   }
   while (done < 60) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_EQ(right, 60);

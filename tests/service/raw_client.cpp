@@ -63,8 +63,8 @@ RawAnswer raw_call(const std::string& address, const std::string& path, const st
   RawAnswer answer;
   answer.code = status.error_code();
   answer.message = status.error_message();
-  answer.reason = error_reason(service::from_wire(
-      {status.error_code(), status.error_message(), status.error_details()}));
+  answer.reason = error_reason(
+      service::from_wire({status.error_code(), status.error_message(), status.error_details()}));
   answer.request_id = value_of(context.GetServerInitialMetadata(), "x-request-id");
   answer.pushback_ms = value_of(context.GetServerTrailingMetadata(), "grpc-retry-pushback-ms");
   return answer;

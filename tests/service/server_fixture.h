@@ -103,10 +103,11 @@ class ServerTest : public testing::Test {
     const auto made = admin.create_collection("words", options);
     ASSERT_TRUE(made.ok()) << made.status();
     vectors_ = random_vectors(n, 1);
+    if (n == 0) return;
     RecordBatch batch{number_ids(n), vectors_, {}};
     for (std::size_t i = 0; i < n; ++i) {
-      batch.metadata.push_back({{"n", static_cast<std::int64_t>(i)},
-                                {"lang", std::string(i % 2 == 0 ? "en" : "de")}});
+      batch.metadata.push_back(
+          {{"n", static_cast<std::int64_t>(i)}, {"lang", std::string(i % 2 == 0 ? "en" : "de")}});
     }
     const auto written = admin.upsert("words", batch);
     ASSERT_TRUE(written.ok()) << written.status();

@@ -38,8 +38,8 @@ TEST_F(EveryMethod, SearchGivesWhatTheStoreGives) {
   options.parts = {true, true};
   const auto one = client().search("words", vector(3), options);
   ASSERT_TRUE(one.ok()) << one.status();
-  const auto two = client().search("words", absl::MakeConstSpan(vectors_).first(2 * kDimension),
-                                   options);
+  const auto two =
+      client().search("words", absl::MakeConstSpan(vectors_).first(2 * kDimension), options);
   ASSERT_TRUE(two.ok()) << two.status();
   ASSERT_EQ(two->size(), 2U);
   ASSERT_EQ(one->size(), 1U);
@@ -113,7 +113,8 @@ TEST_F(EveryMethod, RangeSearchGetScrollCount) {
   do {
     const auto page = client().scroll("words", scroll);
     ASSERT_TRUE(page.ok()) << page.status();
-    for (const Record& record : page->records) EXPECT_EQ(record.id, RecordId(std::uint64_t{seen++}));
+    for (const Record& record : page->records)
+      EXPECT_EQ(record.id, RecordId(std::uint64_t{seen++}));
     scroll.cursor = page->cursor;
   } while (!scroll.cursor.empty());
   EXPECT_EQ(seen, 100U);
@@ -194,8 +195,8 @@ class Running : public ServerTest {};
 
 TEST_F(Running, HealthIsPerService) {
   start();
-  for (const char* name : {"", service::kSearchHealth, service::kAdminHealth,
-                           service::kWritesHealth}) {
+  for (const char* name :
+       {"", service::kSearchHealth, service::kAdminHealth, service::kWritesHealth}) {
     EXPECT_EQ(health(address_, name), "SERVING") << name;
   }
   EXPECT_EQ(health(address_, "nobody"), "NOT_FOUND");
@@ -212,8 +213,9 @@ TEST_F(Running, AnExpiredDeadlineIsToldAndNothingIsWritten) {
   }
   RawOptions options;
   options.timeout = -absl::Seconds(1);
-  EXPECT_EQ(raw_call(address_, "/turboquant.v1.SearchService/Upsert", request, nullptr, options).code,
-            static_cast<int>(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_EQ(
+      raw_call(address_, "/turboquant.v1.SearchService/Upsert", request, nullptr, options).code,
+      static_cast<int>(absl::StatusCode::kDeadlineExceeded));
   EXPECT_EQ(*client().count("words"), 3U);
   SearchOptions search;
   search.control.deadline = absl::Now() - absl::Seconds(1);
@@ -246,9 +248,9 @@ TEST_F(Running, RequestsAreLoggedWithTheirIds) {
   EXPECT_EQ(answer.code, 0) << answer.message;
   EXPECT_EQ(answer.request_id, "abc-123");
   raw.request_id = "two words";
-  EXPECT_THAT(raw_call(address_, "/turboquant.v1.SearchService/Count", request, nullptr, raw)
-                  .request_id,
-              Not(HasSubstr(" ")));
+  EXPECT_THAT(
+      raw_call(address_, "/turboquant.v1.SearchService/Count", request, nullptr, raw).request_id,
+      Not(HasSubstr(" ")));
   ASSERT_TRUE(server_->stop().ok());
   EXPECT_THAT(log_.str(), HasSubstr("\"event\":\"slow request\",\"request_id\":\"abc-123\""));
 }
@@ -375,8 +377,8 @@ TEST_F(Running, AMemoryLimitRefusesWritesAndReadsGoOn) {
   for (std::uint64_t i = 0; i < 200 && refused.ok(); ++i) {
     WriteOptions write;
     write.durability = Durability::kMemory;
-    refused = client().upsert("words", {number_ids(5000, 1000 + 5000 * i), vectors, {}}, write)
-                  .status();
+    refused =
+        client().upsert("words", {number_ids(5000, 1000 + 5000 * i), vectors, {}}, write).status();
   }
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(error_reason(refused), "MEMORY_LIMIT");

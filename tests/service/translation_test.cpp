@@ -27,8 +27,8 @@ TEST(Status, CodeReasonAndSentenceSurviveTheWire) {
 }
 
 TEST(Status, DetailsThatCannotBeReadAreIgnored) {
-  for (const std::string& details : {std::string("\xff\xff"), std::string(100, '\x1a'),
-                                     std::string("\x1a\x02\x0a\x00", 4)}) {
+  for (const std::string& details :
+       {std::string("\xff\xff"), std::string(100, '\x1a'), std::string("\x1a\x02\x0a\x00", 4)}) {
     const absl::Status status = service::from_wire({5, "sentence", details});
     EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
     EXPECT_EQ(error_reason(status), "");
@@ -94,7 +94,7 @@ TEST(Convert, Options) {
 
 TEST(Convert, HalfPrecision) {
   const std::vector<std::pair<std::uint16_t, float>> known = {
-      {0x0000, 0.0F},   {0x3c00, 1.0F},       {0xc000, -2.0F},      {0x7bff, 65504.0F},
+      {0x0000, 0.0F},     {0x3c00, 1.0F},     {0xc000, -2.0F},       {0x7bff, 65504.0F},
       {0x0400, 0x1p-14F}, {0x0001, 0x1p-24F}, {0x83ff, -0x3ffp-24F}, {0x3555, 0x1.554p-2F}};
   v1::Vectors vectors;
   vectors.set_encoding(v1::VECTOR_ENCODING_F16LE);

@@ -142,8 +142,7 @@ class StoreSink final : public Sink {
     auto found = store_->collection(options_.collection);
     if (absl::IsNotFound(found.status()) && options_.create) {
       if (options_.dry_run) return collection_options(*options_.create);
-      found =
-          store_->create_collection(options_.collection, collection_options(*options_.create));
+      found = store_->create_collection(options_.collection, collection_options(*options_.create));
     }
     collection_ = value_or_throw(std::move(found));
     return collection_->info().options;
@@ -152,8 +151,8 @@ class StoreSink final : public Sink {
   void send(const RecordBatch& batch, const std::string& operation_id,
             std::uint64_t rows) override {
     const WriteOptions write{durability_of(options_.durability), operation_id};
-    const auto result = options_.insert ? collection_->insert(batch, write)
-                                        : collection_->upsert(batch, write);
+    const auto result =
+        options_.insert ? collection_->insert(batch, write) : collection_->upsert(batch, write);
     acknowledged(result, rows);
   }
 
@@ -174,7 +173,8 @@ class Manifest {
   std::uint64_t load(bool resume) {
     const bool there = ::access(path_.c_str(), F_OK) == 0;
     if (there && !resume) {
-      throw io::UsageError(path_ + ": an unfinished push; --resume goes on with it, removing the "
+      throw io::UsageError(path_ +
+                           ": an unfinished push; --resume goes on with it, removing the "
                            "file starts over");
     }
     if (!there) {

@@ -78,8 +78,8 @@ MetadataValue value_from_json(const std::string& name, const json& value) {
   }
   if (value.is_number()) return value.get<double>();
   if (value.is_string()) return value.get<std::string>();
-  if (value.is_array() && std::all_of(value.begin(), value.end(),
-                                      [](const json& one) { return one.is_string(); })) {
+  if (value.is_array() &&
+      std::all_of(value.begin(), value.end(), [](const json& one) { return one.is_string(); })) {
     return value.get<std::vector<std::string>>();
   }
   throw Unfit{"field \"" + name + "\" is not a truth value, number, string or list of strings"};

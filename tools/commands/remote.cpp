@@ -51,9 +51,7 @@ std::string dump(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
-[[noreturn]] void bad_filter(const std::string& what) {
-  throw io::UsageError("--filter: " + what);
-}
+[[noreturn]] void bad_filter(const std::string& what) { throw io::UsageError("--filter: " + what); }
 
 MetadataValue literal(const json& value) {
   if (value.is_boolean()) return value.get<bool>();
@@ -241,10 +239,9 @@ void print_collections(Client& client, bool as_json, std::ostream& out) {
                    {"fields", fields}})
           << "\n";
     } else {
-      out << info.name << ": " << info.records << " records of dimension "
-          << info.options.dimension << ", " << info.options.factory << ", "
-          << metric_name(info.options.metric) << ", originals "
-          << originals_name(info.options.originals) << ", " << info.memory_bytes
+      out << info.name << ": " << info.records << " records of dimension " << info.options.dimension
+          << ", " << info.options.factory << ", " << metric_name(info.options.metric)
+          << ", originals " << originals_name(info.options.originals) << ", " << info.memory_bytes
           << " bytes in memory\n";
     }
   }
@@ -255,8 +252,8 @@ void print_collections(Client& client, bool as_json, std::ostream& out) {
 
 void print_snapshots(Client& client, bool as_json, std::ostream& out) {
   for (const SnapshotInfo& snapshot : value_or_throw(client.snapshots())) {
-    const std::string created = absl::FormatTime(absl::RFC3339_sec, snapshot.created,
-                                                 absl::UTCTimeZone());
+    const std::string created =
+        absl::FormatTime(absl::RFC3339_sec, snapshot.created, absl::UTCTimeZone());
     if (as_json) {
       out << dump({{"name", snapshot.name}, {"created", created}, {"bytes", snapshot.bytes}})
           << "\n";
@@ -306,8 +303,8 @@ std::uint64_t export_collection(Client& client, const ExportOptions& options, Pr
   if (!options.filter.empty()) filter = parse_filter(options.filter);
   const std::uint64_t total = value_or_throw(client.count(options.collection, filter));
   const io::Format format = io::guess_format(options.output);
-  io::VectorWriter vectors(options.output, format, io::element_for(format, io::Element::kF4),
-                           total, info.options.dimension);
+  io::VectorWriter vectors(options.output, format, io::element_for(format, io::Element::kF4), total,
+                           info.options.dimension);
   std::unique_ptr<io::AtomicFile> ids;
   std::unique_ptr<io::AtomicFile> metadata;
   if (!options.ids.empty()) ids = std::make_unique<io::AtomicFile>(options.ids);
@@ -333,7 +330,8 @@ std::uint64_t export_collection(Client& client, const ExportOptions& options, Pr
     scroll.cursor = page.cursor;
   } while (!scroll.cursor.empty() && done <= total);
   if (done != total) {
-    throw io::DataError(options.collection + ": records were added or removed during the export; "
+    throw io::DataError(options.collection +
+                        ": records were added or removed during the export; "
                         "export again, or stop the writers");
   }
   vectors.commit();

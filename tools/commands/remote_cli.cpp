@@ -99,9 +99,8 @@ struct RemoteCommands::Parts {
   void add_collections() {
     CLI::App* const all = command(app, "collections", "what a server holds", nullptr);
     all->require_subcommand(1);
-    CLI::App* sub = command(*all, "list", "collections and aliases", [this] {
-      print_collections(*connect(server), json, *host.out);
-    });
+    CLI::App* sub = command(*all, "list", "collections and aliases",
+                            [this] { print_collections(*connect(server), json, *host.out); });
     sub->add_flag("--json", json, "print lines of JSON");
     add_server(sub);
     sub = command(*all, "create", "makes a collection", [this] {
