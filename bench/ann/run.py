@@ -44,10 +44,9 @@ def processor() -> str:
     return f"{name} ({', '.join(found)})" if found else name
 
 
-def as_data(result: Result, expected: dict[str, dict[str, float]]) -> dict[str, Any]:
+def as_data(result: Result) -> dict[str, Any]:
     data = asdict(result)
-    system = data.pop("system")
-    return {**system, **data, "expected": expected.get(system["name"], {})}
+    return {**data.pop("system"), **data}
 
 
 def dataset_entry(name: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -70,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--queries", help="a file of queries, or how many rows to hold out")
     parser.add_argument("--rows", type=int, help="use the first rows only")
     parser.add_argument("--query-rows", type=int, help="use the first queries only")
+    parser.add_argument("--rotate", type=int, metavar="SEED", help="rotate all vectors first")
     parser.add_argument("--dimension", type=int, help="of the synthetic data set")
     parser.add_argument("--k", type=int)
     parser.add_argument("--threads", type=int)
@@ -103,6 +103,8 @@ def main() -> int:
             entry["queries"] = (
                 int(args.queries) if args.queries.isdigit() else str(Path(args.queries).resolve())
             )
+        if args.rotate is not None:
+            entry["rotate"] = args.rotate
         if args.base_key:
             entry["base_key"] = args.base_key
         if args.dimension:
@@ -127,7 +129,6 @@ def main() -> int:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     pythons = interpreters(settings.interpreters, args.python)
-    expected = settings.expected.get(args.dataset, {})
     for run, systems in wanted:
         stem = "-".join(filter(None, [Path(args.dataset).stem, run.name, args.label]))
         with open(args.out / f"{stem}.log", "w", encoding="utf-8") as log:
@@ -148,7 +149,7 @@ def main() -> int:
             "processor": processor(),
             "other_load": runner.other_load,
             "python": platform.python_version(),
-            "systems": [as_data(result, expected) for result in results],
+            "systems": [as_data(result) for result in results],
         }
         path = args.out / f"{stem}.json"
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

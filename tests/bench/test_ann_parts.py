@@ -124,6 +124,14 @@ def test_files_of_every_kind_give_the_same_vectors(tmp_path):
     np.testing.assert_allclose(asked, x[40:], atol=1e-7)
 
 
+def test_rotation_keeps_products(tmp_path):
+    np.save(tmp_path / "x.npy", unit_vectors(30, 8, 1))
+    plain, asked = datasets.load({"base": "x.npy", "queries": 4}, tmp_path)
+    turned, turned_asked = datasets.load({"base": "x.npy", "queries": 4, "rotate": 2}, tmp_path)
+    assert np.abs(turned - plain).max() > 0.1
+    np.testing.assert_allclose(turned_asked @ turned.T, asked @ plain.T, atol=1e-6)
+
+
 def test_bad_data_are_refused(tmp_path):
     (tmp_path / "short.fbin").write_bytes(np.array([3, 4], dtype="<i4").tobytes() + bytes(40))
     with pytest.raises(datasets.DatasetError, match="short.fbin"):

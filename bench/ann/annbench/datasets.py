@@ -99,4 +99,9 @@ def load(
         raise DatasetError("a vector has a coordinate that is not finite")
     if entry.get("normalize", True):
         base, asked = normalized(base), normalized(asked)
+    if "rotate" in entry:  # leaves products as they are: tells a quantizer from its rotation's luck
+        d = base.shape[1]
+        gaussian = np.random.default_rng(entry["rotate"]).standard_normal((d, d))
+        rotation = np.linalg.qr(gaussian)[0].astype(np.float32)
+        base, asked = base @ rotation, asked @ rotation
     return np.ascontiguousarray(base), np.ascontiguousarray(asked)

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import config
+
+CONFIG = Path(__file__).resolve().parent.parent / "ann.toml"
 QUIET = 0.2  # times are not given where other processes used more of the machine
 EQUAL_RECALL = 0.003  # recalls that differ by less count as equal
 TOLERANCES = {"recall_10": 0.005, "slope": 0.003, "var_d": 0.05}  # the last relative
@@ -374,13 +377,18 @@ def update_document(path: Path, sections: dict[str, str]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def read_tables(inputs: list[Path]) -> dict[str, list[Table]]:
-    """Tables by data set, in the order of the runs in ann.toml."""
+def read_tables(
+    inputs: list[Path], expected: dict[str, dict[str, dict[str, float]]]
+) -> dict[str, list[Table]]:
+    """Tables by data set, in the order of the runs in the configuration."""
     files = [f for p in inputs for f in (sorted(p.glob("*.json")) if p.is_dir() else [p])]
     documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     documents.sort(key=lambda document: document["run"]["order"])
     tables: dict[str, list[Table]] = {}
     for document in documents:
+        figures = expected.get(document["dataset"]["name"], {})
+        for data in document["systems"]:
+            data["expected"] = figures.get(data["name"], {})
         tables.setdefault(document["dataset"]["name"], []).append(Table(document))
     return tables
 
@@ -392,10 +400,11 @@ def main() -> int:
     parser.add_argument("inputs", nargs="+", type=Path, help="JSON files, or folders of them")
     parser.add_argument("--out", type=Path, help="folder for CSV, Markdown and plots")
     parser.add_argument("--update", nargs="+", type=Path, default=[], help="documents")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="where [expected] is read")
     parser.add_argument("--summary", nargs="+", help="runs of the short table; all if not given")
     parser.add_argument("--check", action="store_true", help="fail if a figure is not as expected")
     args = parser.parse_args()
-    by_dataset = read_tables(args.inputs)
+    by_dataset = read_tables(args.inputs, config.load(args.config).expected)
     if not by_dataset:
         print("report.py: no results there", file=sys.stderr)
         return 2
