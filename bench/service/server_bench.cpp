@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -92,7 +93,7 @@ class Bench {
         queries_(random_vectors(kQueries, options.dimension, 2)),
         index_(static_cast<int>(options.dimension), index_options(options),
                faiss::METRIC_INNER_PRODUCT) {
-    index_.add(static_cast<faiss::idx_t>(options.rows), base_.data());
+    index_.add(static_cast<std::int64_t>(options.rows), base_.data());
     folder_ = options.folder + "/turboquant-bench-" + std::to_string(::getpid());
   }
   ~Bench() { std::filesystem::remove_all(folder_); }
@@ -162,10 +163,10 @@ class Bench {
   // The index alone, one call at a time with all threads.
   Rate bare(std::size_t batch) const {
     std::vector<float> scores(batch * options_.k);
-    std::vector<faiss::idx_t> ids(batch * options_.k);
+    std::vector<std::int64_t> ids(batch * options_.k);
     return measure(1, batch, options_.seconds, [&](std::size_t, std::size_t i) {
-      index_.search(static_cast<faiss::idx_t>(batch), query(i, batch).data(),
-                    static_cast<faiss::idx_t>(options_.k), scores.data(), ids.data());
+      index_.search(static_cast<std::int64_t>(batch), query(i, batch).data(),
+                    static_cast<std::int64_t>(options_.k), scores.data(), ids.data());
     });
   }
 

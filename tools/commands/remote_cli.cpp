@@ -12,9 +12,9 @@ namespace turboquant::tools {
 struct RemoteCommands::Parts {
   Parts(CLI::App& root, Host given) : app(root), host(std::move(given)) {}
 
-  CLI::App* command(CLI::App& parent, const std::string& name, const std::string& description,
+  CLI::App* command(CLI::App& parent, const std::string& word, const std::string& description,
                     std::function<void()> work) {
-    CLI::App* const sub = parent.add_subcommand(name, description);
+    CLI::App* const sub = parent.add_subcommand(word, description);
     if (work) host.on_command(sub, std::move(work));
     return sub;
   }
