@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # check.sh: installs what is missing, checks the format, builds everything and runs every test.
-# The sanitizer, fuzzing, clang-tidy and aarch64 runs are separate: see CONTRIBUTING.md.
+# The sanitizer, fuzzing, clang-tidy and aarch64 runs, and those of the Python package and of the
+# server, are separate: see CONTRIBUTING.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-tools/setup.sh build service check python
+tools/setup.sh build check
 tools/format.sh --check
-tools/python_env.sh build/python
-cmake --preset ci -DTURBOQUANT_TEST_PYTHON="$PWD/build/python/bin/python"
+cmake --preset ci
 cmake --build --preset ci
 ctest --preset ci

@@ -206,6 +206,7 @@ TEST(Half, RoundTripsAllHalvesAndRoundsToNearestEven) {
   for (int i = 0; i < 200'000; ++i) {
     const float value = std::ldexp(static_cast<float>(random()) / 4294967296.0F + 0.5F,
                                    static_cast<int>(random() % 44) - 27);
+    if (value >= 65520.0F) continue;  // becomes infinity, see below
     const std::uint16_t half = float_to_half(value);
     const double error = std::fabs(static_cast<double>(half_to_float(half)) - value);
     // No neighbour is nearer; of two equally near ones the even is taken.
