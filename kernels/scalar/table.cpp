@@ -64,7 +64,7 @@ void to_half(const float* x, std::size_t n, std::uint16_t* out) {
     // In units of the last place of a half of this size: 2^-24 for subnormal ones.
     int exponent = 0;
     std::frexp(a, &exponent);
-    exponent = exponent < -13 ? -13 : exponent;                        // a < 2^exponent
+    if (a < 0x1p-14f) exponent = -13;  // subnormal: a < 2^exponent in any case
     const float units = std::nearbyint(std::ldexp(a, 11 - exponent));  // at most 2^11
     const int biased = exponent + 13;  // 0 for subnormal ones: the carry into it is right
     std::uint32_t half = static_cast<std::uint32_t>(units);
