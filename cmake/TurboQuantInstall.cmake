@@ -19,8 +19,12 @@ if(NOT TURBOQUANT_BUILD_STORAGE)
   set(without_storage PATTERN "store.h" EXCLUDE PATTERN "record.h" EXCLUDE PATTERN "filter.h" EXCLUDE
                       PATTERN "faiss_store.h" EXCLUDE)
 endif()
+set(without_service "")
+if(NOT TURBOQUANT_BUILD_SERVICE)
+  set(without_service PATTERN "client.h" EXCLUDE)
+endif()
 install(DIRECTORY include/turboquant DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-        FILES_MATCHING PATTERN "*.h" ${without_faiss} ${without_storage})
+        FILES_MATCHING PATTERN "*.h" ${without_faiss} ${without_storage} ${without_service})
 install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 configure_package_config_file(cmake/turboquantConfig.cmake.in turboquantConfig.cmake
