@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "quantizer/levels.h"
+#include "quantizer/tile_operands.h"
 
 namespace turboquant::kv {
 namespace {
@@ -62,10 +63,8 @@ class IntegerRows {
     packed_.resize(values_.size());
     bias_.assign(sums_.size(), 0);
     for (std::size_t r = 0; r < sums_.size(); ++r) {
-      const std::int8_t* from = values_.data() + r * width_;
-      std::int8_t* to = packed_.data() + r / kLane * kLane * width_ + r % kLane * 4;
-      for (std::size_t i = 0; i < width_; i += 4, to += 4 * kLane) std::memcpy(to, from + i, 4);
-      if (kernels.unsigned_rows) bias_[r] = -table.offset * sums_[r];
+      pack_tile_query(values_.data() + r * width_, r, width_, packed_.data());
+      bias_[r] = tile_bias(kernels, table, sums_[r]);
     }
   }
   std::size_t groups() const { return groups_; }
@@ -209,13 +208,9 @@ class HeadAttention {
       return;
     }
     decoded_.resize(padded_rows * integers.width());
-    std::int8_t operand[16];
-    for (int code = 0; code < 16; ++code) {
-      const int level = table.levels[code] + (kernels_.unsigned_rows ? table.offset : 0);
-      operand[code] = static_cast<std::int8_t>(level);
-    }
+    const TileLevels operand(kernels_, table);
     for (std::size_t j = 0; j < row_count; ++j) {
-      kernels_.decode(codes + j * stride, width, part.bits, operand,
+      kernels_.decode(codes + j * stride, width, part.bits, operand.values,
                       decoded_.data() + j * integers.width());
     }
     dots_.resize(integers.groups() * padded_rows * kLane);
@@ -264,7 +259,7 @@ class HeadAttention {
     for (std::size_t p = 0; p < format.parts.size(); ++p) {
       const PartFormat& part = format.parts[p];
       kernels_.to_float(halves(keys + part.scales), page_tokens, factors_.data());
-      const float unit = scale_unit(part);
+      const float unit = static_cast<float>(part.scale_unit);
       const IntegerRows& integers = integer_queries_[p];
       products(part, part.d, tokens, keys + part.codes, integers,
                [&](std::size_t r, const std::int32_t* dots) {
@@ -305,7 +300,7 @@ class HeadAttention {
   void add_values(const PartFormat& part, const std::uint8_t* values, IntegerRows& weights) {
     const std::size_t page_tokens = format_.values.page_tokens;
     if (tiled()) weights.pack(kernels_, level_table(part.bits));
-    const float unit = scale_unit(part);
+    const float unit = static_cast<float>(part.scale_unit);
     products(part, page_tokens, part.d, values + part.codes, weights,
              [&](std::size_t r, const std::int32_t* dots) {
                float* sums = rotated_sums_.data() + r * value_dim_ + part.first;
@@ -423,10 +418,6 @@ class HeadAttention {
     for (std::size_t i = 0; i < value_dim_; ++i) {
       out[value_channels_ == nullptr ? i : value_channels_[i]] += sums[i] * inverse;
     }
-  }
-
-  static float scale_unit(const PartFormat& part) {
-    return static_cast<float>(level_step(part.bits) / std::sqrt(static_cast<double>(part.d)));
   }
 
   const Cache& cache_;

@@ -44,16 +44,6 @@ void gather(const std::uint16_t* channels, std::size_t dim, const float* x, floa
   for (std::size_t i = 0; i < dim; ++i) out[i] = x[channels[i]];
 }
 
-// Stored so that it is near the norm of the vector, where halves are dense: the scale itself is
-// hundreds of times smaller.
-double stored_scale_unit(const PartFormat& part) {
-  return level_step(part.bits) / std::sqrt(static_cast<double>(part.d));
-}
-
-struct EncodedRow {
-  std::uint16_t scale = 0;
-};
-
 // Codes of one rotated residual y[d] (scaled in place); returns the scale as it is stored.
 std::uint16_t encode_row(const KernelTable& kernels, const PartFormat& part, float* y,
                          std::uint8_t* codes) {
@@ -62,7 +52,7 @@ std::uint16_t encode_row(const KernelTable& kernels, const PartFormat& part, flo
   kernels.scale(y, part.d, norm > 0 ? sqrt_d / norm : 0, y);
   const float product = kernels.quantize(y, part.d, level_table(part.bits), codes);
   const double scale = norm > 0 ? norm * sqrt_d / product : 0;
-  const auto stored = static_cast<float>(scale / stored_scale_unit(part));
+  const auto stored = static_cast<float>(scale / part.scale_unit);
   std::uint16_t half = 0;
   kernels.to_half(&stored, 1, &half);
   return half;
@@ -147,6 +137,7 @@ SideFormat LayerFormat::side(const CacheOptions& options, const SideOptions& sid
     part.d = d;
     part.bits = bits;
     part.first = first;
+    part.scale_unit = level_step(bits) / std::sqrt(static_cast<double>(d));
     first += d;
     part.rotation = rotation(d, options.seed);
     part.codes = plane(keys_side ? options.page_tokens * kernels::packed_bytes(d, bits)
@@ -265,7 +256,7 @@ void decode_side(const KernelTable& kernels, const SideFormat& format,
                      part.bits, level_table(part.bits).levels, levels.data() + r * row_bytes);
     }
     kernels.to_float(halves(in + part.scales), tokens, scales.data());
-    const auto unit = static_cast<float>(stored_scale_unit(part));
+    const auto unit = static_cast<float>(part.scale_unit);
     for (std::size_t t = 0; t < tokens; ++t) {
       for (std::size_t i = 0; i < part.d; ++i) {
         const int level = format.keys ? levels[t * row_bytes + i] : levels[i * row_bytes + t];

@@ -23,6 +23,9 @@ struct PartFormat {
   std::size_t scales = 0;  ///< page_tokens halves
   std::size_t first = 0;   ///< where the part starts in a rotated vector of the head
   const Rotation* rotation = nullptr;
+  /// A stored scale times this is the scale. Stored ones are so near the norm of the vector, where
+  /// halves are dense; scales themselves are hundreds of times smaller.
+  double scale_unit = 0;
 };
 
 /// The keys or the values of one head in a page.

@@ -1,7 +1,11 @@
 #include "quantizer/block_scan.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
+
+#include "quantizer/tile_operands.h"
 
 namespace turboquant {
 namespace {
@@ -142,14 +146,10 @@ class Scan {
   }
 
   void decode(const kernels::CodeTable& table, AlignedVector<std::int8_t>& out) {
-    std::int8_t operand[16];
-    for (int code = 0; code < 16; ++code) {
-      const int level = table.levels[code] + (impl_.kernels.unsigned_rows ? table.offset : 0);
-      operand[code] = static_cast<std::int8_t>(level);
-    }
+    const TileLevels operand(impl_.kernels, table);
     for (std::size_t j = 0; j < block_.n; ++j) {
       impl_.kernels.decode(rows_.codes + id(j) * size_, impl_.options.dimension, impl_.options.bits,
-                           operand, out.data() + j * impl_.padded);
+                           operand.values, out.data() + j * impl_.padded);
     }
   }
 
@@ -240,12 +240,8 @@ void ScanQueries::pack(const QueryPart& part, const kernels::CodeTable& table,
   bias.assign(groups() * kLane, 0);
 #pragma omp parallel for schedule(static) if (nq_ * impl.padded > 200000)
   for (std::size_t q = 0; q < nq_; ++q) {
-    const std::int8_t* from = part.values.data() + q * impl.padded;
-    std::int8_t* to = packed.data() + q / kLane * kLane * impl.padded + q % kLane * 4;
-    for (std::size_t i = 0; i < impl.padded; i += 4, to += 4 * kLane) {
-      std::memcpy(to, from + i, 4);
-    }
-    if (impl.kernels.unsigned_rows) bias[q] = -table.offset * part.sums[q];
+    pack_tile_query(part.values.data() + q * impl.padded, q, impl.padded, packed.data());
+    bias[q] = tile_bias(impl.kernels, table, part.sums[q]);
   }
 }
 
@@ -273,6 +269,17 @@ void ScanQueries::cutoff(std::size_t q, float bound, float* cutoff, float* query
 void scan_block(const ScanQueries& queries, const CodeRows& rows, std::size_t begin,
                 std::size_t end, std::size_t first_group, std::size_t last_group, ScanSink& sink) {
   Scan(queries, rows, sink).run(begin, end, first_group, last_group);
+}
+
+ScanPlan::ScanPlan(const ScanQueries& queries, std::size_t rows) {
+  const std::size_t work = queries.size() * rows * queries.prepared().impl().options.dimension;
+  const auto most = static_cast<std::size_t>(omp_in_parallel() != 0 ? 1 : omp_get_max_threads());
+  const std::size_t threads = std::clamp<std::size_t>(work / 500000, 1, most);
+  if (!queries.few()) {
+    // A part of the queries large enough pays for decoding the rows once more.
+    query_parts = std::clamp<std::size_t>(queries.groups() / 8, 1, threads);
+  }
+  row_parts = threads / query_parts;
 }
 
 }  // namespace turboquant

@@ -57,6 +57,13 @@ class ScanQueries {
   AlignedVector<std::int32_t> bias_levels_, bias_signs_;     // [groups][kLane]
 };
 
+/// How one scan is divided among threads: contiguous parts of the queries times parts of the rows.
+struct ScanPlan {
+  ScanPlan(const ScanQueries& queries, std::size_t rows);
+  std::size_t query_parts = 1;
+  std::size_t row_parts = 1;
+};
+
 /// Where candidates go. q counts from the first query of the scan.
 class ScanSink {
  public:

@@ -25,30 +25,11 @@ void check(const Quantizer& quantizer, Metric metric, const CodeRows& rows) {
   }
 }
 
-// How one scan is divided among threads: contiguous parts of the queries times parts of the rows.
-struct Plan {
-  std::size_t query_parts = 1;
-  std::size_t row_parts = 1;
-
-  Plan(const ScanQueries& queries, const CodeRows& rows, std::size_t work_per_pair) {
-    const std::size_t work = queries.size() * rows.n * work_per_pair;
-    const auto most = static_cast<std::size_t>(omp_in_parallel() != 0 ? 1 : omp_get_max_threads());
-    const std::size_t threads = std::clamp<std::size_t>(work / 500000, 1, most);
-    if (!queries.few()) {
-      // A part of the queries large enough pays for decoding the rows once more.
-      query_parts = std::clamp<std::size_t>(queries.groups() / 8, 1, threads);
-    }
-    row_parts = threads / query_parts;
-  }
-
-  std::size_t parts() const { return query_parts * row_parts; }
-};
-
 // Runs one part of the plan per thread; rethrows the first exception.
 template <typename Part>
-void run_parts(const Plan& plan, std::size_t groups, std::size_t n, const Part& part) {
+void run_parts(const ScanPlan& plan, std::size_t groups, std::size_t n, const Part& part) {
   std::exception_ptr failure;
-  const std::size_t parts = plan.parts();
+  const std::size_t parts = plan.query_parts * plan.row_parts;
 #pragma omp parallel for schedule(static, 1) num_threads(static_cast <int>(parts)) if (parts > 1)
   for (std::size_t p = 0; p < parts; ++p) {
     const std::size_t of_queries = p / plan.row_parts;
@@ -106,7 +87,7 @@ void search_topk(const Quantizer& quantizer, Metric metric, const float* queries
   check(quantizer, metric, rows);
   if (nq == 0 || k == 0) return;
   const ScanQueries prepared(quantizer.impl(), metric, queries, nq);
-  const Plan plan(prepared, rows, quantizer.dimension());
+  const ScanPlan plan(prepared, rows.n);
   const std::size_t held = std::min(k, rows.n);
   std::vector<TopKSink> sinks;
   sinks.reserve(plan.row_parts);
@@ -141,7 +122,7 @@ std::vector<std::vector<RangeHit>> search_range(const Quantizer& quantizer, Metr
   check(quantizer, metric, rows);
   if (nq == 0) return {};
   const ScanQueries prepared(quantizer.impl(), metric, queries, nq);
-  const Plan plan(prepared, rows, quantizer.dimension());
+  const ScanPlan plan(prepared, rows.n);
   std::vector<std::vector<std::vector<RangeHit>>> found(plan.row_parts,
                                                         std::vector<std::vector<RangeHit>>(nq));
   run_parts(plan, prepared.groups(), rows.n,

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "quantizer/half.h"
 #include "service/errors.h"
 
 #ifndef ABSL_IS_LITTLE_ENDIAN
@@ -136,22 +137,6 @@ absl::StatusOr<Filter> filter_from_proto(const v1::Filter& filter, std::size_t d
       break;
   }
   return bad_filter("a condition of the filter is not set");
-}
-
-// IEEE 754 half to single precision, exactly.
-float half_to_float(std::uint16_t half) {
-  const std::uint32_t sign = (half & 0x8000u) << 16;
-  const std::uint32_t exponent = (half >> 10) & 0x1fu;
-  const std::uint32_t fraction = half & 0x3ffu;
-  if (exponent == 0) {  // zero or subnormal: fraction * 2^-24
-    const float magnitude = static_cast<float>(fraction) * 0x1p-24F;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const std::uint32_t widened = exponent == 0x1f ? 0xffu : exponent + 127 - 15;
-  const std::uint32_t bits = sign | (widened << 23) | (fraction << 13);
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
 }
 
 absl::Status bad_matrix(std::size_t numbers, std::size_t dimension) {

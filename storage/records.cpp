@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "quantizer/half.h"
+
 namespace turboquant::storage {
 namespace {
 
@@ -256,42 +258,6 @@ bool decode_original(std::string_view bytes, std::size_t dimension, Originals ki
     if (!std::isfinite(vector[i])) return false;
   }
   return true;
-}
-
-std::uint16_t float_to_half(float value) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, &value, 4);
-  const std::uint32_t sign = bits >> 16 & 0x8000u;
-  const std::uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude >= 0x47800000u) {  // 65536 and up, infinity, NaN
-    return static_cast<std::uint16_t>(sign | (magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u));
-  }
-  std::uint32_t half = 0;
-  if (magnitude < 0x38800000u) {  // below the normal halves: units of 2^-24
-    float scaled = 0;
-    std::memcpy(&scaled, &magnitude, 4);
-    half = static_cast<std::uint32_t>(std::lrint(static_cast<double>(scaled) * 16777216.0));
-  } else {
-    const std::uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
-    half = (rounded >> 13) - (112u << 10);
-  }
-  return static_cast<std::uint16_t>(sign | half);
-}
-
-float half_to_float(std::uint16_t half) {
-  const std::uint32_t exponent = half >> 10 & 0x1fu;
-  const std::uint32_t mantissa = half & 0x3ffu;
-  float value = 0;
-  if (exponent == 0) {
-    value = static_cast<float>(mantissa) * (1.0F / 16777216.0F);
-  } else if (exponent == 31) {
-    value = mantissa == 0 ? std::numeric_limits<float>::infinity()
-                          : std::numeric_limits<float>::quiet_NaN();
-  } else {
-    const std::uint32_t bits = (exponent + 112u) << 23 | mantissa << 13;
-    std::memcpy(&value, &bits, 4);
-  }
-  return (half & 0x8000u) != 0 ? -value : value;
 }
 
 }  // namespace turboquant::storage

@@ -74,8 +74,4 @@ bool decode_operation(std::string_view bytes, OperationRecord& record);
 std::string encode_original(const float* vector, std::size_t dimension, Originals kind);
 bool decode_original(std::string_view bytes, std::size_t dimension, Originals kind, float* vector);
 
-/// IEEE 754 binary16, rounded to nearest even; infinity on overflow.
-std::uint16_t float_to_half(float value);
-float half_to_float(std::uint16_t half);
-
 }  // namespace turboquant::storage

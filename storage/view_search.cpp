@@ -16,20 +16,12 @@ namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-// Contiguous parts of the queries times contiguous parts of the blocks, as in
-// quantizer/scanner.cpp.
-struct Plan {
-  std::size_t query_parts = 1;
-  std::size_t block_parts = 1;
-
-  Plan(const ScanQueries& queries, const View& view, std::size_t dimension) {
-    const std::size_t work = queries.size() * view.live_rows * dimension;
-    const auto most = static_cast<std::size_t>(omp_in_parallel() != 0 ? 1 : omp_get_max_threads());
-    const std::size_t threads = std::clamp<std::size_t>(work / 500000, 1, most);
-    if (!queries.few()) query_parts = std::clamp<std::size_t>(queries.groups() / 8, 1, threads);
-    block_parts = std::max<std::size_t>(1, std::min(threads / query_parts, view.blocks.size()));
-  }
-};
+// Parts of the rows are parts of the blocks here, and no more than there are blocks.
+ScanPlan plan_of(const ScanQueries& queries, const View& view) {
+  ScanPlan plan(queries, view.live_rows);
+  plan.row_parts = std::max<std::size_t>(1, std::min(plan.row_parts, view.blocks.size()));
+  return plan;
+}
 
 class TopKSink final : public ScanSink {
  public:
@@ -113,18 +105,18 @@ absl::Status scan_part(const View& view, const ScanRequest& request, const ScanQ
 // Runs the plan; one sink per part of the blocks.
 template <class Sink>
 absl::Status scan(const View& view, const ScanRequest& request, const ScanQueries& queries,
-                  const Plan& plan, std::vector<Sink>& sinks) {
-  const std::size_t parts = plan.query_parts * plan.block_parts;
+                  const ScanPlan& plan, std::vector<Sink>& sinks) {
+  const std::size_t parts = plan.query_parts * plan.row_parts;
   std::vector<absl::Status> statuses(parts);
   const std::size_t blocks = view.blocks.size();
   const std::size_t groups = queries.groups();
 #pragma omp parallel for schedule(static, 1) num_threads(static_cast <int>(parts)) if (parts > 1)
   for (std::size_t p = 0; p < parts; ++p) {
-    const std::size_t of_queries = p / plan.block_parts;
-    const std::size_t of_blocks = p % plan.block_parts;
+    const std::size_t of_queries = p / plan.row_parts;
+    const std::size_t of_blocks = p % plan.row_parts;
     statuses[p] = guard([&] {
-      return scan_part(view, request, queries, blocks * of_blocks / plan.block_parts,
-                       blocks * (of_blocks + 1) / plan.block_parts,
+      return scan_part(view, request, queries, blocks * of_blocks / plan.row_parts,
+                       blocks * (of_blocks + 1) / plan.row_parts,
                        groups * of_queries / plan.query_parts,
                        groups * (of_queries + 1) / plan.query_parts, sinks[of_blocks]);
     });
@@ -187,11 +179,11 @@ absl::StatusOr<std::vector<std::vector<Candidate>>> scan_top_k(const View& view,
   TQ_RETURN_IF_ERROR(check_size(view));
   TQ_RETURN_IF_ERROR(check_control(request.control));
   const ScanQueries queries(request.quantizer->impl(), request.metric, request.queries, request.nq);
-  const Plan plan(queries, view, request.quantizer->dimension());
+  const ScanPlan plan = plan_of(queries, view);
   const std::size_t held = std::min<std::size_t>(k, view.live_rows);
   std::vector<TopKSink> sinks;
-  sinks.reserve(plan.block_parts);
-  for (std::size_t i = 0; i < plan.block_parts; ++i) {
+  sinks.reserve(plan.row_parts);
+  for (std::size_t i = 0; i < plan.row_parts; ++i) {
     sinks.emplace_back(view, request.metric, request.nq, held);
   }
   TQ_RETURN_IF_ERROR(scan(view, request, queries, plan, sinks));
@@ -212,11 +204,11 @@ absl::StatusOr<std::vector<std::vector<Candidate>>> scan_range(const View& view,
   TQ_RETURN_IF_ERROR(check_size(view));
   TQ_RETURN_IF_ERROR(check_control(request.control));
   const ScanQueries queries(request.quantizer->impl(), request.metric, request.queries, request.nq);
-  const Plan plan(queries, view, request.quantizer->dimension());
+  const ScanPlan plan = plan_of(queries, view);
   std::atomic<std::size_t> hits{0};
   std::vector<RangeSink> sinks;
-  sinks.reserve(plan.block_parts);
-  for (std::size_t i = 0; i < plan.block_parts; ++i) {
+  sinks.reserve(plan.row_parts);
+  for (std::size_t i = 0; i < plan.row_parts; ++i) {
     sinks.emplace_back(request.metric, radius, request.nq, max_hits, hits);
   }
   TQ_RETURN_IF_ERROR(scan(view, request, queries, plan, sinks));

@@ -122,25 +122,6 @@ bool enable() {
          syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-const KernelTable kTable = {"amx",
-                            false,
-                            norm_squared,
-                            scale,
-                            multiply,
-                            fwht,
-                            quantize,
-                            pack,
-                            max_abs,
-                            quantize_query,
-                            to_half,
-                            to_float,
-                            dot,
-                            add_scaled,
-                            exp_sum,
-                            decode,
-                            dot_rows,
-                            dot_tile,
-                            select_tile_with<FloatLanes>,
-                            select_rows_with<FloatLanes>};
+const KernelTable kTable = vector_table<FloatLanes>("amx", false, decode, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::amx

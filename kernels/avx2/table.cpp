@@ -5,9 +5,7 @@
 #include "kernels/backends.h"
 #include "kernels/by_bits.h"
 #include "kernels/four_rows.h"
-#include "kernels/select.h"
-#include "kernels/vector_attention.h"
-#include "kernels/vector_kernels.h"
+#include "kernels/vector_table.h"
 
 namespace turboquant::kernels::avx2 {
 namespace {
@@ -231,25 +229,6 @@ struct FloatLanes {
 
 }  // namespace
 
-const KernelTable kTable = {"avx2",
-                            true,
-                            norm_squared,
-                            scale,
-                            multiply,
-                            fwht,
-                            quantize,
-                            pack,
-                            max_abs,
-                            quantize_query,
-                            to_half,
-                            to_float,
-                            dot,
-                            add_scaled,
-                            exp_sum,
-                            decode,
-                            dot_rows,
-                            dot_tile,
-                            select_tile_with<FloatLanes>,
-                            select_rows_with<FloatLanes>};
+const KernelTable kTable = vector_table<FloatLanes>("avx2", true, decode, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::avx2

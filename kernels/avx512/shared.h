@@ -8,9 +8,7 @@
 #include "kernels/backends.h"
 #include "kernels/by_bits.h"
 #include "kernels/four_rows.h"
-#include "kernels/select.h"
-#include "kernels/vector_attention.h"
-#include "kernels/vector_kernels.h"
+#include "kernels/vector_table.h"
 
 namespace turboquant::kernels {
 namespace {

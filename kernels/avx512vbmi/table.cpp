@@ -3,25 +3,6 @@
 
 namespace turboquant::kernels::avx512vbmi {
 
-const KernelTable kTable = {"avx512vbmi",
-                            true,
-                            norm_squared,
-                            scale,
-                            multiply,
-                            fwht,
-                            quantize,
-                            pack,
-                            max_abs,
-                            quantize_query,
-                            to_half,
-                            to_float,
-                            dot,
-                            add_scaled,
-                            exp_sum,
-                            decode,
-                            dot_rows,
-                            dot_tile,
-                            select_tile_with<FloatLanes>,
-                            select_rows_with<FloatLanes>};
+const KernelTable kTable = vector_table<FloatLanes>("avx512vbmi", true, decode, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::avx512vbmi

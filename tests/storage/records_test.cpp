@@ -10,6 +10,7 @@
 #include <limits>
 #include <random>
 
+#include "quantizer/half.h"
 #include "storage/coding.h"
 #include "storage/log_check.h"
 #include "tests/fuzz/storage_fuzz.h"

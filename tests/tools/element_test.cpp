@@ -8,6 +8,8 @@
 #include <limits>
 #include <vector>
 
+#include "quantizer/half.h"
+
 namespace turboquant::io {
 namespace {
 

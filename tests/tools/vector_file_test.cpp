@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "quantizer/half.h"
 #include "tests/tools/test_files.h"
 #include "tools/io/errors.h"
 

@@ -18,10 +18,6 @@ bool is_float(Element element);
 std::string element_name(Element element);
 std::optional<Element> parse_element(const std::string& name);
 
-float half_to_float(std::uint16_t half);
-/// Nearest, ties to even; too large becomes infinity.
-std::uint16_t float_to_half(float value);
-
 /// out[n] from n stored elements at in (any alignment). Integers above 2^24 and f8 are rounded.
 void to_floats(Element element, const void* in, std::size_t n, float* out);
 

@@ -1,0 +1,40 @@
+// The table of a SIMD backend: what vector_kernels.h, vector_attention.h and select.h have in
+// common for all of them, and its own products.
+#pragma once
+
+#include "kernels/select.h"
+#include "kernels/vector_attention.h"
+#include "kernels/vector_kernels.h"
+
+namespace turboquant::kernels {
+namespace {
+
+template <typename Lanes>
+constexpr KernelTable vector_table(const char* name, bool unsigned_rows,
+                                   decltype(KernelTable::decode) decode_codes,
+                                   decltype(KernelTable::dot_rows) dot_code_rows,
+                                   decltype(KernelTable::dot_tile) dot_code_tile) {
+  return {name,
+          unsigned_rows,
+          norm_squared,
+          scale,
+          multiply,
+          fwht,
+          quantize,
+          pack,
+          max_abs,
+          quantize_query,
+          to_half,
+          to_float,
+          dot,
+          add_scaled,
+          exp_sum,
+          decode_codes,
+          dot_code_rows,
+          dot_code_tile,
+          select_tile_with<Lanes>,
+          select_rows_with<Lanes>};
+}
+
+}  // namespace
+}  // namespace turboquant::kernels
