@@ -162,16 +162,39 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+// gRPC's callbacks run in threads of one completion queue, which goes with the last channel that
+// makes such calls. Where that channel is let go of by a callback itself, as by a call whose client
+// was destroyed as soon as it had its answer, gRPC (1.51) has one of those threads wait for itself,
+// frees the queue, and returns into it. A channel that is never freed keeps the queue; the call
+// makes it take part, and fails at once, since a channel without credentials leads nowhere.
+void keep_callback_threads() {
+  static const bool kept = [] {
+    struct Nowhere {
+      grpc::GenericStub stub{grpc::CreateChannel("nowhere", nullptr)};
+      grpc::ClientContext context;
+      grpc::ByteBuffer request = to_buffer("");
+      grpc::ByteBuffer answer;
+    };
+    static auto* const nowhere = new Nowhere;
+    nowhere->stub.UnaryCall(&nowhere->context, "/nowhere", {}, &nowhere->request, &nowhere->answer,
+                            [](const grpc::Status&) {});
+    return true;
+  }();
+  static_cast<void>(kept);
+}
+
 class GrpcTransport final : public Transport {
  public:
   explicit GrpcTransport(const ClientOptions& options) : token_(options.token) {
+    keep_callback_threads();
     for (std::size_t i = 0; i < std::max<std::size_t>(1, options.connections); ++i) {
       grpc::ChannelArguments arguments;
       arguments.SetMaxReceiveMessageSize(-1);
       arguments.SetMaxSendMessageSize(-1);
       arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection for each channel
       arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-      arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+      // In truth the time that one attempt to connect may take.
+      arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 10'000);
       arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
       arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
       if (!options.server_name.empty()) {
