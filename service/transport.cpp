@@ -33,9 +33,16 @@ bool to_string(const grpc::ByteBuffer& buffer, std::string& out) {
   return true;
 }
 
-Outcome outcome_of(const grpc::Status& status, const grpc::ClientContext& context) {
+// cancelled: by this side.
+Outcome outcome_of(const grpc::Status& status, const grpc::ClientContext& context, bool cancelled) {
   Outcome outcome;
   if (status.ok()) return outcome;
+  if (status.error_code() == grpc::StatusCode::CANCELLED && !cancelled &&
+      status.error_details().empty()) {
+    // No method of the server said so: gRPC drops calls that arrive while a server shuts down.
+    outcome.status = absl::UnavailableError("the server dropped the call; it may be stopping");
+    return outcome;
+  }
   outcome.status = from_wire(
       {static_cast<int>(status.error_code()), status.error_message(), status.error_details()});
   const auto& metadata = context.GetServerTrailingMetadata();
@@ -51,11 +58,15 @@ Outcome outcome_of(const grpc::Status& status, const grpc::ClientContext& contex
 
 class UnaryCall final : public Attempt, public std::enable_shared_from_this<UnaryCall> {
  public:
-  void cancel() override { context.TryCancel(); }
+  void cancel() override {
+    cancelled = true;
+    context.TryCancel();
+  }
 
   grpc::ClientContext context;
   grpc::ByteBuffer request;
   grpc::ByteBuffer answer;
+  std::atomic<bool> cancelled{false};
 };
 
 using BidiReactor = grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
@@ -92,7 +103,10 @@ class StreamReactor final : public TransportStream, public BidiReactor {
     if (idle) let_go();
   }
 
-  void cancel() override { context.TryCancel(); }
+  void cancel() override {
+    cancelled_ = true;
+    context.TryCancel();
+  }
 
   void OnWriteDone(bool ok) override {
     bool last = false;
@@ -126,7 +140,7 @@ class StreamReactor final : public TransportStream, public BidiReactor {
   }
 
   void OnDone(const grpc::Status& status) override {
-    callbacks_.on_done(outcome_of(status, context));
+    callbacks_.on_done(outcome_of(status, context, cancelled_));
     callbacks_ = {};
     self_.reset();  // may be the last
   }
@@ -155,6 +169,7 @@ class StreamReactor final : public TransportStream, public BidiReactor {
   bool finishing_ = false;
   bool ended_ = false;
   std::atomic<bool> let_go_{false};
+  std::atomic<bool> cancelled_{false};
 };
 
 std::string read_file(const std::string& path) {
@@ -215,7 +230,7 @@ class GrpcTransport final : public Transport {
     next_stub().UnaryCall(
         &attempt->context, path, {}, &attempt->request, &attempt->answer,
         [attempt, response, done = std::move(done)](const grpc::Status& status) {
-          Outcome outcome = outcome_of(status, attempt->context);
+          Outcome outcome = outcome_of(status, attempt->context, attempt->cancelled);
           std::string bytes;
           if (status.ok() &&
               !(to_string(attempt->answer, bytes) && response->ParseFromString(bytes))) {
