@@ -54,8 +54,8 @@ struct Method {
   bool stream = false;
   const Message* request = nullptr;  ///< an empty one
   std::function<void(Call&, const Message&, Done)> handle;
-  /// As handle, but never takes long, so that gRPC's own threads may call it: returns false, without
-  /// having called the Done, when the request needs a worker. Null: they all do.
+  /// As handle, but never takes long, so that gRPC's own threads may call it: returns false,
+  /// without having called the Done, when the request needs a worker. Null: they all do.
   std::function<bool(Call&, const Message&, Done)> quick = nullptr;
 };
 

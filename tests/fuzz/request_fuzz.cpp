@@ -89,7 +89,8 @@ class Served {
     auto words = store_->create_collection("w", options);
     require(words.ok());
     const std::vector<float> x = {1, 2, 3, 4, 4, 3, 2, 1, -1, 0, 1, 0};
-    const RecordBatch batch{{std::uint64_t{1}, std::uint64_t{2}, std::string("a")}, x,
+    const RecordBatch batch{{std::uint64_t{1}, std::uint64_t{2}, std::string("a")},
+                            x,
                             {{{"n", std::int64_t{1}}}, {{"s", std::string("x")}}, {}}};
     require((*words)->upsert(batch).ok());
   }

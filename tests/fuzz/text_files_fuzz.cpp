@@ -25,8 +25,8 @@ class Files {
     if (::mkdtemp(pattern.data()) == nullptr) std::abort();
     folder_ = pattern;
     // Two rows of two numbers.
-    const unsigned char rows[] = {2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 128, 63, 0, 0,
-                                  0, 0, 0, 0, 0, 0, 0, 0, 128, 63};
+    const unsigned char rows[] = {2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 128, 63,
+                                  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 128, 63};
     vectors_ = write("x.fbin", rows, sizeof rows);
   }
   ~Files() { std::filesystem::remove_all(folder_); }

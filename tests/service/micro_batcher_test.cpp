@@ -141,9 +141,8 @@ TEST_F(Batcher, GrpcsThreadsTakeSingleQueriesAlone) {
   MicroBatcher batcher(pool, BatchLimits());
   service::Api api(*store_, batcher, service::Limits());
   std::vector<service::Method> methods = api.methods();
-  const auto search =
-      std::find_if(methods.begin(), methods.end(),
-                   [](const service::Method& one) { return one.quick != nullptr; });
+  const auto search = std::find_if(methods.begin(), methods.end(),
+                                   [](const service::Method& one) { return one.quick != nullptr; });
   ASSERT_NE(search, methods.end());
   EXPECT_EQ(search->path, "/turboquant.v1.SearchService/Search");
   std::atomic<int> answers{0};

@@ -214,7 +214,7 @@ class ProgramTest(unittest.TestCase):
 
     def test_killed_and_resumed(self) -> None:
         self.start()
-        rows = [[float(i % 97), float(i % 31), 1.0, float(i)] for i in range(20_000)]
+        rows = [[float(i % 97), float(i % 31), 1.0, float(i)] for i in range(8_000)]
         write_fbin(self.path("x.fbin"), rows)
         common = [
             "push",
@@ -236,7 +236,7 @@ class ProgramTest(unittest.TestCase):
                 stdout=subprocess.DEVNULL,
             )
             try:
-                self.assertEqual(child.wait(timeout=0.25 + 0.1 * attempt), 0)
+                self.assertEqual(child.wait(timeout=0.1 + 0.05 * attempt), 0)
                 break
             except subprocess.TimeoutExpired:
                 child.kill()

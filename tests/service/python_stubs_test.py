@@ -160,7 +160,7 @@ class PythonStubsTest(unittest.TestCase):
 
     def test_deadline(self) -> None:
         with self.assertRaises(grpc.RpcError) as caught:
-            self.searching.GetInfo(self.search.GetInfoRequest(), timeout=0)
+            self.searching.GetInfo(self.search.GetInfoRequest(), timeout=-1)
         self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
 
     def test_reflection(self) -> None:

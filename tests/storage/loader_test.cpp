@@ -1,12 +1,11 @@
-// A first load by sorted files: the collection is the one that inserts would have made, bit for bit,
-// all or nothing, and keeps being so after a restart.
-#include "turboquant/collection_loader.h"
-
+// A first load by sorted files: the collection is the one that inserts would have made, bit for
+// bit, all or nothing, and keeps being so after a restart.
 #include <gmock/gmock.h>
 
 #include <filesystem>
 
 #include "tests/storage/store_util.h"
+#include "turboquant/collection_loader.h"
 #include "turboquant/store.h"
 
 namespace turboquant::test {
@@ -81,8 +80,8 @@ class LoaderTest : public testing::Test {
     const std::vector<float> queries = random_vectors(5, kDimension, 77);
     for (const bool filtered : {false, true}) {
       if (filtered) {
-        search.filter = Filter::all_of({Filter::equal("part", std::int64_t{3}),
-                                        Filter::equal("tags", std::string("5"))});
+        search.filter = Filter::all_of(
+            {Filter::equal("part", std::int64_t{3}), Filter::equal("tags", std::string("5"))});
       }
       const auto found = (*first)->search(queries, search);
       const auto expected = (*second)->search(queries, search);
@@ -180,7 +179,8 @@ TEST_F(LoaderTest, NothingIsLeftOfALoadThatDoesNotFinish) {
   EXPECT_FALSE(store_->collection("c").ok());
   ASSERT_OK(store_->verify());
   ASSERT_OK(load("c", made));
-  EXPECT_EQ("COLLECTION_EXISTS", error_reason(CollectionLoader::begin(*store_, "c", made).status()));
+  EXPECT_EQ("COLLECTION_EXISTS",
+            error_reason(CollectionLoader::begin(*store_, "c", made).status()));
 }
 
 TEST_F(LoaderTest, ABadBatchIsRefusedAndTheOthersStay) {

@@ -135,8 +135,8 @@ class ServerSink final : public Sink {
   std::unique_ptr<BulkStream> stream_;
 };
 
-// Without a server. A collection that is not there yet is loaded at once in the end, by sorted files;
-// until then nothing counts as done.
+// Without a server. A collection that is not there yet is loaded at once in the end, by sorted
+// files; until then nothing counts as done.
 class StoreSink final : public Sink {
  public:
   explicit StoreSink(const PushOptions& options) : options_(options) {}
