@@ -10,4 +10,5 @@ tools/format.sh --check
 cmake --preset ci -DTURBOQUANT_TEST_PYTHON="$PWD/build/python/bin/python"
 cmake --build --preset ci
 tools/python_env.sh build/python  # after the build, whose objects it takes from ccache
-ctest --preset ci
+ctest --preset ci -LE python
+ctest --preset ci -L python -j 2  # theirs are not about time
