@@ -176,7 +176,7 @@ def test_report_names_what_a_peer_is_ahead_in():
     table = results.Table(document([ours, better, faster, worse, broken]))
     findings = table.findings()
     assert [f.split(":")[0] for f in findings] == ["better"] * 3 + ["faster"]
-    assert "recall@10 .9600 against .9500 of TQ4" in findings[1]
+    assert "recall@10 .9600 against .9500 of TQ4, 100 against 100 bytes a vector" in findings[1]
     assert "batch 2.00 times as fast as TQ4" in findings[3]
     text = tables.dataset_section([table])
     assert "| broken | failed: it / broke here |" in text

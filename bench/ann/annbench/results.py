@@ -104,12 +104,14 @@ class Table:
 
 def ahead(peer: Row, ours: Row, times: bool) -> list[str]:
     found = []
+    sizes = f"{number(peer.per_vector('bytes'))} against {number(ours.per_vector('bytes'))}"
     if peer.data["bits"] == ours.data["bits"]:
         for at in RECALL_AT:
             mine, its = ours.recall(at), peer.recall(at)
             if mine is not None and its is not None and its > mine + EQUAL_RECALL:
                 found.append(
-                    f"{peer.name}: recall@{at} {share(its)} against {share(mine)} of {ours.name}"
+                    f"{peer.name}: recall@{at} {share(its)} against {share(mine)} of {ours.name}, "
+                    f"{sizes} bytes a vector"
                 )
     at = "10" if ours.recall("10") is not None else "1"
     if not times or peer.recall(at) < ours.recall(at) - EQUAL_RECALL:
@@ -121,8 +123,7 @@ def ahead(peer: Row, ours: Row, times: bool) -> list[str]:
                 f"{peer.name}: {label} {mine / its:.2f} times as fast as {ours.name} "
                 f"({its * unit:.3g} against {mine * unit:.3g} {'s' if unit == 1 else 'ms'}, "
                 f"recall@{at} {share(peer.recall(at))} against {share(ours.recall(at))}, "
-                f"{number(peer.per_vector('bytes'))} against "
-                f"{number(ours.per_vector('bytes'))} bytes a vector)"
+                f"{sizes} bytes a vector)"
             )
     return found
 
