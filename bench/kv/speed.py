@@ -13,6 +13,7 @@ printed, and the ratio of the medians. BLAS keeps keys as [kv head][token][d], w
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import time
 
@@ -67,8 +68,8 @@ def decode(library: Library, args: argparse.Namespace) -> None:
             cache.append(0, 0, k, v)
             caches[f"{key_bits}/{value_bits}"] = cache
         expected = softmax_attention(q_blas, k_blas, v_blas).reshape(1, heads, d)
-        systems = {name: lambda c=cache: c.attend(0, q) for name, cache in caches.items()}
-        systems["blas"] = lambda: softmax_attention(q_blas, k_blas, v_blas)
+        systems = {name: functools.partial(cache.attend, 0, q) for name, cache in caches.items()}
+        systems["blas"] = functools.partial(softmax_attention, q_blas, k_blas, v_blas)
         times = times_of(systems, args.repetitions)
         for name, cache in caches.items():
             error = np.linalg.norm(cache.attend(0, q) - expected) / np.linalg.norm(expected)
