@@ -9,6 +9,7 @@
 #include "index/checks.h"
 #include "index/selector_mask.h"
 #include "quantizer/scanner.h"
+#include "turboquant/index_signs.h"
 
 namespace turboquant {
 namespace {
@@ -49,15 +50,27 @@ class SelectedRows {
 }  // namespace
 
 void search_codes(const CodeView& view, std::int64_t n, const float* x, std::int64_t k,
-                  float* distances, std::int64_t* labels, const faiss::SearchParameters* params) {
+                  float* distances, std::int64_t* labels, const faiss::SearchParameters* params,
+                  float prune_confidence, const IndexSigns* signs) {
   if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
   if (k < 1) fail("k must be 1 or more, not " + std::to_string(k));
+  if (prune_confidence != 0 && !(prune_confidence > 0.5f && prune_confidence < 1)) {
+    fail("prune_confidence must be 0 or between 1/2 and 1, not " +
+         std::to_string(prune_confidence));
+  }
   if (n == 0) return;
   const PreparedQueries queries(x, n, view.codec.dimension(), view.normalize);
   const SelectedRows rows(view, params);
+  const auto nq = static_cast<std::size_t>(n);
+  const auto wanted = static_cast<std::size_t>(k);
   translate_errors([&] {
-    search_topk(view.codec, to_metric(view.metric), queries.rows(), static_cast<std::size_t>(n),
-                rows.get(), static_cast<std::size_t>(k), distances, labels);
+    Pruning pruning;
+    if (prune_confidence != 0 && signs != nullptr && rows.get().mask == nullptr &&
+        can_prune(view.codec, nq, rows.get().n, wanted)) {
+      pruning = {&signs->get(view.codec, view.codes, rows.get().n), prune_confidence};
+    }
+    search_topk(view.codec, to_metric(view.metric), queries.rows(), nq, rows.get(), wanted,
+                distances, labels, pruning);
   });
 }
 

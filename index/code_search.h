@@ -14,6 +14,8 @@ struct RangeSearchResult;
 
 namespace turboquant {
 
+class IndexSigns;
+
 /// codes: [ntotal][codec.code_size()].
 struct CodeView {
   const Quantizer& codec;
@@ -23,9 +25,11 @@ struct CodeView {
   std::int64_t ntotal = 0;
 };
 
-/// As IndexTurboQuant::search and range_search.
+/// As IndexTurboQuant::search and range_search. prune_confidence: as there; the signs are asked for
+/// where it is not 0.
 void search_codes(const CodeView& view, std::int64_t n, const float* x, std::int64_t k,
-                  float* distances, std::int64_t* labels, const faiss::SearchParameters* params);
+                  float* distances, std::int64_t* labels, const faiss::SearchParameters* params,
+                  float prune_confidence = 0, const IndexSigns* signs = nullptr);
 void range_search_codes(const CodeView& view, std::int64_t n, const float* x, float radius,
                         faiss::RangeSearchResult* result, const faiss::SearchParameters* params);
 

@@ -93,7 +93,9 @@ void IndexTurboQuant::add(std::int64_t n, const float* x) {
 void IndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, float* distances,
                              std::int64_t* labels, const faiss::SearchParameters* params) const {
   const CodeView view{codec_, options_.normalize, metric_type, codes.data(), ntotal};
-  search_codes(view, n, x, k, distances, labels, params);
+  const auto* ours = dynamic_cast<const SearchParametersTurboQuant*>(params);
+  const float confidence = ours != nullptr ? ours->prune_confidence : prune_confidence;
+  search_codes(view, n, x, k, distances, labels, params, confidence, &signs_);
 }
 
 void IndexTurboQuant::range_search(std::int64_t n, const float* x, float radius,
@@ -101,6 +103,21 @@ void IndexTurboQuant::range_search(std::int64_t n, const float* x, float radius,
                                    const faiss::SearchParameters* params) const {
   const CodeView view{codec_, options_.normalize, metric_type, codes.data(), ntotal};
   range_search_codes(view, n, x, radius, result, params);
+}
+
+void IndexTurboQuant::reset() {
+  faiss::IndexFlatCodes::reset();
+  signs_.drop();
+}
+
+std::size_t IndexTurboQuant::remove_ids(const faiss::IDSelector& selector) {
+  signs_.drop();
+  return faiss::IndexFlatCodes::remove_ids(selector);
+}
+
+void IndexTurboQuant::merge_from(faiss::Index& other, std::int64_t add_id) {
+  faiss::IndexFlatCodes::merge_from(other, add_id);
+  static_cast<IndexTurboQuant&>(other).signs_.drop();
 }
 
 void IndexTurboQuant::sa_encode(std::int64_t n, const float* x, std::uint8_t* bytes) const {

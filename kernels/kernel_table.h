@@ -130,7 +130,22 @@ struct KernelTable {
   /// One query: dots [n]. hits has room for n; Hit::query is 0.
   std::size_t (*select_rows)(const std::int32_t* dots, std::size_t n, const float* row_scale,
                              const float* row_term, float query_term, float cutoff, Hit* hits);
+
+  // ---- sign planes ----
+
+  /// One block of 64 rows: sums[r] = start + the sum over g < n_bytes of tables[2 g][low four bits
+  /// of byte g of row r] + tables[2 g + 1][its high four bits]. plane: [n_bytes][64], where row r
+  /// has position sign_position(r). tables: [2 n_bytes][16], entries 0 to kMostSign.
+  void (*sign_sums)(const std::uint8_t* plane, std::size_t n_bytes, const std::uint8_t* tables,
+                    std::int32_t start, std::int32_t* sums);
 };
+
+/// Four entries of a table add up in a byte.
+inline constexpr int kMostSign = 63;
+
+/// Rows r, r + 16, r + 32 and r + 48 are neighbours, so that sums widened from bytes to 32 bits
+/// come out in the order of rows.
+constexpr std::size_t sign_position(std::size_t row) { return row % 16 * 4 + row / 16; }
 
 /// The backend in use: the best that this processor supports, or the one that the environment
 /// variable TURBOQUANT_FORCE_ISA names (scalar, avx2, avx512,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/select.h"
+#include "kernels/sign_sums.h"
 #include "kernels/vector_attention.h"
 #include "kernels/vector_kernels.h"
 
@@ -33,7 +34,8 @@ constexpr KernelTable vector_table(const char* name, bool unsigned_rows,
           dot_code_rows,
           dot_code_tile,
           select_tile_with<Lanes>,
-          select_rows_with<Lanes>};
+          select_rows_with<Lanes>,
+          sign_sums_with<Lanes>};
 }
 
 }  // namespace

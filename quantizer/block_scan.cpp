@@ -245,17 +245,17 @@ void ScanQueries::pack(const QueryPart& part, const kernels::CodeTable& table,
   }
 }
 
-void ScanQueries::cutoff(std::size_t q, float bound, float* cutoff, float* query_term) const {
+void ScanQueries::cutoff(std::size_t q, float scale, float bound, float* cutoff,
+                         float* query_term) const {
   // The kernels compare float(dot) * row_scale with the bound brought to that scale, lowered by
   // several times what rounding can do; the exact score decides.
   constexpr float kSlack = 1e-6f;
-  const float t = prepared_.levels.scales[q];
   *query_term = 0;
   if (metric_ == Metric::kInnerProduct) {
-    *cutoff = bound / t;
+    *cutoff = bound / scale;
     *cutoff -= std::fabs(*cutoff) * kSlack + 1e-37f;
   } else {
-    const float half = 0.5f / t;
+    const float half = 0.5f / scale;
     const float norm = prepared_.norms_squared[q];
     *query_term = half;
     *cutoff = (norm - bound) * half - kSlack * (norm + std::fabs(bound)) * half - 1e-37f;

@@ -15,6 +15,8 @@ namespace turboquant {
 /// What a scan needs to know of its queries, laid out for the kernels. Shared by all threads.
 class ScanQueries {
  public:
+  static constexpr std::size_t kFew = 3;
+
   ScanQueries(const Quantizer::Impl& impl, Metric metric, const float* queries, std::size_t nq);
 
   /// Scans so few queries that rows are read straight from the codes.
@@ -42,11 +44,13 @@ class ScanQueries {
 
   /// Fills the terms of KernelTable::select_*: pairs whose score is no better than `bound` by more
   /// than rounding pass. NaN lets everything pass.
-  void cutoff(std::size_t q, float bound, float* cutoff, float* query_term) const;
+  void cutoff(std::size_t q, float bound, float* cutoff, float* query_term) const {
+    this->cutoff(q, prepared_.levels.scales[q], bound, cutoff, query_term);
+  }
+  /// The same for products that become scores by another factor than the query's.
+  void cutoff(std::size_t q, float scale, float bound, float* cutoff, float* query_term) const;
 
  private:
-  static constexpr std::size_t kFew = 3;
-
   void pack(const QueryPart& part, const kernels::CodeTable& table,
             AlignedVector<std::int8_t>& packed, AlignedVector<std::int32_t>& bias) const;
 

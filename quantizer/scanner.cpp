@@ -1,14 +1,13 @@
 #include "quantizer/scanner.h"
 
-#include <omp.h>
-
 #include <algorithm>
-#include <exception>
 #include <limits>
 #include <stdexcept>
 #include <string>
 
 #include "quantizer/block_scan.h"
+#include "quantizer/parallel.h"
+#include "quantizer/pruned_search.h"
 
 namespace turboquant {
 namespace {
@@ -25,24 +24,15 @@ void check(const Quantizer& quantizer, Metric metric, const CodeRows& rows) {
   }
 }
 
-// Runs one part of the plan per thread; rethrows the first exception.
+// Runs the parts of the plan: part(number, rows from, to, query groups from, to).
 template <typename Part>
-void run_parts(const ScanPlan& plan, std::size_t groups, std::size_t n, const Part& part) {
-  std::exception_ptr failure;
-  const std::size_t parts = plan.query_parts * plan.row_parts;
-#pragma omp parallel for schedule(static, 1) num_threads(static_cast <int>(parts)) if (parts > 1)
-  for (std::size_t p = 0; p < parts; ++p) {
+void run_plan(const ScanPlan& plan, std::size_t groups, std::size_t n, const Part& part) {
+  run_parts(plan.query_parts * plan.row_parts, [&](std::size_t p) {
     const std::size_t of_queries = p / plan.row_parts;
     const std::size_t of_rows = p % plan.row_parts;
-    try {
-      part(p, n * of_rows / plan.row_parts, n * (of_rows + 1) / plan.row_parts,
-           groups * of_queries / plan.query_parts, groups * (of_queries + 1) / plan.query_parts);
-    } catch (...) {
-#pragma omp critical(turboquant_scan_failure)
-      failure = std::current_exception();
-    }
-  }
-  if (failure) std::rethrow_exception(failure);
+    part(p, n * of_rows / plan.row_parts, n * (of_rows + 1) / plan.row_parts,
+         groups * of_queries / plan.query_parts, groups * (of_queries + 1) / plan.query_parts);
+  });
 }
 
 class TopKSink final : public ScanSink {
@@ -82,37 +72,76 @@ class RangeSink final : public ScanSink {
 
 }  // namespace
 
+namespace {
+
+// The k best of the candidates of one query, merged into the first of them.
+void write_best(Metric metric, std::vector<TopK*> candidates, std::size_t k, float* scores,
+                std::int64_t* ids) {
+  TopK& best = *candidates[0];
+  for (std::size_t i = 1; i < candidates.size(); ++i) {
+    for (const std::uint64_t key : candidates[i]->sorted()) best.offer(key);
+  }
+  const float empty = metric == Metric::kInnerProduct ? std::numeric_limits<float>::lowest()
+                                                      : std::numeric_limits<float>::max();
+  const std::vector<std::uint64_t>& sorted = best.sorted();
+  for (std::size_t j = 0; j < k; ++j) {
+    const bool found = j < sorted.size();
+    scores[j] = found ? key_score(metric, sorted[j]) : empty;
+    ids[j] = found ? static_cast<std::int64_t>(key_row(sorted[j])) : -1;
+  }
+}
+
+bool search_pruned(const ScanQueries& queries, std::size_t q, const CodeRows& rows,
+                   const Pruning& pruning, std::size_t parts, std::size_t k, float* scores,
+                   std::int64_t* ids) {
+  std::vector<TopK> best(parts, TopK(k));
+  if (!pruned_search(queries, q, rows, *pruning.plane, pruning.confidence, k, best)) return false;
+  std::vector<TopK*> all;
+  for (TopK& part : best) all.push_back(&part);
+  write_best(queries.metric(), all, k, scores, ids);
+  return true;
+}
+
+}  // namespace
+
+bool can_prune(const Quantizer& quantizer, std::size_t nq, std::size_t n, std::size_t k) {
+  constexpr std::size_t kFewest = 16384;  // rows from which two passes beat one
+  return SignPlane::supports(quantizer.options()) && nq <= ScanQueries::kFew && n >= kFewest &&
+         k <= n / 32;
+}
+
 void search_topk(const Quantizer& quantizer, Metric metric, const float* queries, std::size_t nq,
-                 const CodeRows& rows, std::size_t k, float* scores, std::int64_t* ids) {
+                 const CodeRows& rows, std::size_t k, float* scores, std::int64_t* ids,
+                 const Pruning& pruning) {
   check(quantizer, metric, rows);
   if (nq == 0 || k == 0) return;
   const ScanQueries prepared(quantizer.impl(), metric, queries, nq);
   const ScanPlan plan(prepared, rows.n);
+  if (pruning.plane != nullptr && rows.mask == nullptr && can_prune(quantizer, nq, rows.n, k)) {
+    const std::size_t d = quantizer.dimension();
+    for (std::size_t q = 0; q < nq; ++q) {
+      if (!search_pruned(prepared, q, rows, pruning, plan.row_parts, k, scores + q * k,
+                         ids + q * k)) {
+        search_topk(quantizer, metric, queries + q * d, 1, rows, k, scores + q * k, ids + q * k);
+      }
+    }
+    return;
+  }
   const std::size_t held = std::min(k, rows.n);
   std::vector<TopKSink> sinks;
   sinks.reserve(plan.row_parts);
   for (std::size_t i = 0; i < plan.row_parts; ++i) sinks.emplace_back(metric, nq, held);
-  run_parts(plan, prepared.groups(), rows.n,
-            [&](std::size_t p, std::size_t begin, std::size_t end, std::size_t first_group,
-                std::size_t last_group) {
-              scan_block(prepared, rows, begin, end, first_group, last_group,
-                         sinks[p % plan.row_parts]);
-            });
-
-  const float empty = metric == Metric::kInnerProduct ? std::numeric_limits<float>::lowest()
-                                                      : std::numeric_limits<float>::max();
+  run_plan(plan, prepared.groups(), rows.n,
+           [&](std::size_t p, std::size_t begin, std::size_t end, std::size_t first_group,
+               std::size_t last_group) {
+             scan_block(prepared, rows, begin, end, first_group, last_group,
+                        sinks[p % plan.row_parts]);
+           });
 #pragma omp parallel for schedule(static) if (nq * held > 20000)
   for (std::size_t q = 0; q < nq; ++q) {
-    TopK& best = sinks[0].best(q);
-    for (std::size_t i = 1; i < sinks.size(); ++i) {
-      for (const std::uint64_t key : sinks[i].best(q).sorted()) best.offer(key);
-    }
-    const std::vector<std::uint64_t>& sorted = best.sorted();
-    for (std::size_t j = 0; j < k; ++j) {
-      const bool found = j < sorted.size();
-      scores[q * k + j] = found ? key_score(metric, sorted[j]) : empty;
-      ids[q * k + j] = found ? static_cast<std::int64_t>(key_row(sorted[j])) : -1;
-    }
+    std::vector<TopK*> candidates;
+    for (TopKSink& sink : sinks) candidates.push_back(&sink.best(q));
+    write_best(metric, candidates, k, scores + q * k, ids + q * k);
   }
 }
 
@@ -125,12 +154,12 @@ std::vector<std::vector<RangeHit>> search_range(const Quantizer& quantizer, Metr
   const ScanPlan plan(prepared, rows.n);
   std::vector<std::vector<std::vector<RangeHit>>> found(plan.row_parts,
                                                         std::vector<std::vector<RangeHit>>(nq));
-  run_parts(plan, prepared.groups(), rows.n,
-            [&](std::size_t p, std::size_t begin, std::size_t end, std::size_t first_group,
-                std::size_t last_group) {
-              RangeSink sink(metric, radius, found[p % plan.row_parts]);
-              scan_block(prepared, rows, begin, end, first_group, last_group, sink);
-            });
+  run_plan(plan, prepared.groups(), rows.n,
+           [&](std::size_t p, std::size_t begin, std::size_t end, std::size_t first_group,
+               std::size_t last_group) {
+             RangeSink sink(metric, radius, found[p % plan.row_parts]);
+             scan_block(prepared, rows, begin, end, first_group, last_group, sink);
+           });
   // Parts of the rows follow one another, and each was scanned in order.
   for (std::size_t i = 1; i < found.size(); ++i) {
     for (std::size_t q = 0; q < nq; ++q) {

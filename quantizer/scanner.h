@@ -20,13 +20,29 @@ struct CodeRows {
   const std::uint64_t* mask = nullptr;
 };
 
+class SignPlane;
+
+/// Lets searches of few queries leave out rows by their sign bits.
+struct Pruning {
+  /// The signs of all the rows; null scans everything.
+  const SignPlane* plane = nullptr;
+  /// Between 1/2 and 1: how likely a row at the bound is kept, over the random rotation.
+  float confidence = 0.999f;
+};
+
+/// Whether search_topk has a use for the signs of n rows.
+bool can_prune(const Quantizer& quantizer, std::size_t nq, std::size_t n, std::size_t k);
+
 /// The k best rows of each query: scores and ids are [nq][k], best first, equal scores by smaller
 /// id. Scores are inner products (largest first) or squared distances (smallest first; estimates,
 /// which can be slightly below 0). Slots that no row fills have id -1 and the lowest (inner
 /// product) or largest (L2) finite float. kL2 needs a quantizer with_norm.
 /// Uses OpenMP threads. Throws std::invalid_argument naming the first query with NaN or infinity.
+/// With pruning, rows.mask null and few queries, a row of the k best can be missing; the scores of
+/// those found are the same.
 void search_topk(const Quantizer& quantizer, Metric metric, const float* queries, std::size_t nq,
-                 const CodeRows& rows, std::size_t k, float* scores, std::int64_t* ids);
+                 const CodeRows& rows, std::size_t k, float* scores, std::int64_t* ids,
+                 const Pruning& pruning = {});
 
 struct RangeHit {
   std::int64_t id;

@@ -225,6 +225,18 @@ struct FloatLanes {
     const Float passes = _mm256_cmp_ps(_mm256_sub_ps(product, term), cutoff, _CMP_NLE_UQ);
     return static_cast<unsigned>(_mm256_movemask_ps(passes));
   }
+  static __m256i table(const std::uint8_t* entries) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(entries)));
+  }
+  static Bytes8 low(__m256i table, Bytes8 bytes) {
+    const __m256i v = reinterpret_cast<__m256i>(bytes);
+    return reinterpret_cast<Bytes8>(
+        _mm256_shuffle_epi8(table, _mm256_and_si256(v, _mm256_set1_epi8(15))));
+  }
+  static Bytes8 high(__m256i table, Bytes8 bytes) {
+    return low(table,
+               reinterpret_cast<Bytes8>(_mm256_srli_epi16(reinterpret_cast<__m256i>(bytes), 4)));
+  }
 };
 
 }  // namespace

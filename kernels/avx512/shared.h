@@ -158,6 +158,16 @@ struct FloatLanes {
     const Float product = _mm512_mul_ps(_mm512_cvtepi32_ps(load512(dots)), scale);
     return _mm512_cmp_ps_mask(_mm512_sub_ps(product, term), cutoff, _CMP_NLE_UQ);
   }
+  static __m512i table(const std::uint8_t* entries) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(entries)));
+  }
+  static Bytes8 low(__m512i table, Bytes8 bytes) {
+    return reinterpret_cast<Bytes8>(look_up(table, clean(reinterpret_cast<__m512i>(bytes), 15)));
+  }
+  static Bytes8 high(__m512i table, Bytes8 bytes) {
+    return low(table,
+               reinterpret_cast<Bytes8>(_mm512_srli_epi16(reinterpret_cast<__m512i>(bytes), 4)));
+  }
 };
 
 }  // namespace

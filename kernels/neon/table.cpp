@@ -153,6 +153,15 @@ struct FloatLanes {
     const uint32x4_t passes = vmvnq_u32(vcleq_f32(value, cutoff));
     return vaddvq_u32(vandq_u32(passes, uint32x4_t{1, 2, 4, 8}));
   }
+  static uint8x16_t table(const std::uint8_t* entries) { return vld1q_u8(entries); }
+  static Bytes8 low(uint8x16_t table, Bytes8 bytes) {
+    return reinterpret_cast<Bytes8>(
+        vqtbl1q_u8(table, vandq_u8(reinterpret_cast<uint8x16_t>(bytes), vdupq_n_u8(15))));
+  }
+  static Bytes8 high(uint8x16_t table, Bytes8 bytes) {
+    return reinterpret_cast<Bytes8>(
+        vqtbl1q_u8(table, vshrq_n_u8(reinterpret_cast<uint8x16_t>(bytes), 4)));
+  }
 };
 
 }  // namespace

@@ -246,11 +246,22 @@ std::size_t select_rows(const std::int32_t* dots, std::size_t n, const float* ro
   return n_hits;
 }
 
+void sign_sums(const std::uint8_t* plane, std::size_t n_bytes, const std::uint8_t* tables,
+               std::int32_t start, std::int32_t* sums) {
+  for (std::size_t r = 0; r < kBlock; ++r) {
+    sums[r] = start;
+    for (std::size_t g = 0; g < n_bytes; ++g) {
+      const std::uint8_t byte = plane[g * kBlock + sign_position(r)];
+      sums[r] += tables[2 * g * 16 + byte % 16] + tables[(2 * g + 1) * 16 + byte / 16];
+    }
+  }
+}
+
 }  // namespace
 
-const KernelTable kTable = {"scalar", false,    norm_squared, scale,       multiply,
-                            fwht,     quantize, pack,         max_abs,     quantize_query,
-                            to_half,  to_float, dot,          add_scaled,  exp_sum,
-                            decode,   dot_rows, dot_tile,     select_tile, select_rows};
+const KernelTable kTable = {
+    "scalar", false,   norm_squared,   scale,    multiply,    fwht,        quantize,
+    pack,     max_abs, quantize_query, to_half,  to_float,    dot,         add_scaled,
+    exp_sum,  decode,  dot_rows,       dot_tile, select_tile, select_rows, sign_sums};
 
 }  // namespace turboquant::kernels::scalar

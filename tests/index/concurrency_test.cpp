@@ -101,5 +101,26 @@ TEST_P(Concurrency, FactoriesInParallel) {
   for (std::thread& thread : threads) thread.join();
 }
 
+// Threads race for making the signs.
+TEST_P(Concurrency, SearchesMakeSigns) {
+  constexpr std::size_t kRows = 16500;
+  IndexTurboQuant index(kD, parse_index_name("TQ4"), GetParam());
+  const auto x = clustered(kRows, kD, 1);
+  const auto queries = clustered(1, kD, 2);
+  for (int round = 0; round < 3; ++round) {
+    index.prune_confidence = 0;
+    index.add(kRows / 3, x.data() + static_cast<std::size_t>(round) * (kRows / 3) * kD);
+    const Results expected = search(index, queries, 10);
+    index.prune_confidence = 0.999999f;
+    std::vector<Results> found(kThreads);
+    std::vector<std::thread> threads;
+    for (std::size_t t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] { found[t] = search(index, queries, 10); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const Results& results : found) EXPECT_EQ(results.labels, expected.labels);
+  }
+}
+
 }  // namespace
 }  // namespace turboquant

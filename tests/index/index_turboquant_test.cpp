@@ -461,5 +461,55 @@ TEST(IndexTurboQuant, BadArgumentsAreRefused) {
   EXPECT_THAT(error_of([&] { index.range_search(1, x.data(), 0, &wrong); }), HasSubstr("1"));
 }
 
+TEST_P(BothMetrics, SignsFollowTheRows) {
+  constexpr std::size_t kRows = 17000;
+  constexpr std::size_t kRowSigns = (kD + 7) / 8;
+  const auto x = clustered(kRows, kD, 1);
+  const auto q = clustered(8, kD, 2);
+  IndexTurboQuant index = make("TQ4", GetParam());
+  index.add(kRows, x.data());
+  const auto expect_pruned_as_scanned = [&](IndexTurboQuant& tested) {
+    SearchParametersTurboQuant parameters;
+    parameters.prune_confidence = 0.999999f;
+    for (std::size_t i = 0; i < 8; ++i) {
+      const std::vector<float> one(q.begin() + static_cast<std::ptrdiff_t>(i * kD),
+                                   q.begin() + static_cast<std::ptrdiff_t>((i + 1) * kD));
+      tested.prune_confidence = 0;
+      const Results all = search(tested, one, 10);
+      expect_same(search(tested, one, 10, &parameters), all);
+      tested.prune_confidence = 0.999999f;
+      expect_same(search(tested, one, 10), all);
+    }
+  };
+  EXPECT_EQ(index.sign_bytes(), 0u);
+  expect_pruned_as_scanned(index);
+  EXPECT_GE(index.sign_bytes(), kRows * (kRowSigns + 4));
+  EXPECT_LE(index.sign_bytes(), (kRows + 64) * (kRowSigns + (GetParam() == kL2 ? 8 : 4) + 1));
+
+  // The nearest row of every query comes and goes.
+  index.add(8, q.data());
+  expect_pruned_as_scanned(index);
+  IndexTurboQuant copy = index;
+  EXPECT_EQ(copy.sign_bytes(), 0u);
+  const faiss::IDSelectorRange last(17000, 17008);
+  EXPECT_EQ(index.remove_ids(last), 8u);
+  index.add(8, x.data());  // as many rows as before
+  expect_pruned_as_scanned(index);
+  expect_pruned_as_scanned(copy);
+  index.merge_from(copy);
+  EXPECT_EQ(copy.sign_bytes(), 0u);
+  expect_pruned_as_scanned(index);
+  index = IndexTurboQuant(kD, parse_index_name("TQ4"), GetParam());
+  EXPECT_EQ(index.sign_bytes(), 0u);
+  copy.add(kRows, x.data());
+  expect_pruned_as_scanned(copy);
+  copy.reset();
+  copy.add(kRows - 1, x.data() + kD);
+  expect_pruned_as_scanned(copy);
+
+  copy.prune_confidence = 0.5f;
+  EXPECT_THAT(error_of([&] { search(copy, q, 3); }), HasSubstr("prune_confidence"));
+}
+
 }  // namespace
 }  // namespace turboquant

@@ -297,6 +297,27 @@ TEST_P(Backend, Select) {
   }
 }
 
+TEST_P(Backend, SignSums) {
+  for (const std::size_t n_bytes : {1, 2, 3, 7, 48, 96, 192, 511, 512, 513, 1025, 8192}) {
+    for (const bool largest : {false, true}) {  // the worst case for narrow sums
+      std::vector<std::uint8_t> plane(n_bytes * kBlock), tables(2 * n_bytes * 16);
+      for (auto& byte : plane) byte = static_cast<std::uint8_t>(random_());
+      for (auto& entry : tables) {
+        entry = static_cast<std::uint8_t>(largest ? kMostSign : random_() % (kMostSign + 1));
+      }
+      OddBytes odd(plane);
+      std::vector<std::int32_t> a(kBlock), b(kBlock);
+      reference().sign_sums(odd.data(), n_bytes, tables.data(), -1234, a.data());
+      tested().sign_sums(odd.data(), n_bytes, tables.data(), -1234, b.data());
+      expect_same_bits(a, b);
+      const auto most = static_cast<std::int32_t>(2 * n_bytes * kMostSign) - 1234;
+      if (largest) {
+        EXPECT_EQ(b[63], most);
+      }
+    }
+  }
+}
+
 TEST_P(Backend, HalvesToFloatsAndBack) {
   std::vector<std::uint16_t> finite;
   for (std::uint32_t h = 0; h < 65536; ++h) {

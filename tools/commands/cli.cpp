@@ -143,7 +143,8 @@ class CommandLine {
     sub->add_option("--text", search_.text, "text with a line a row, for a readable table");
     sub->add_option("--query-text", search_.query_text, "text with a line a query");
     sub->add_option("--limit", search_.limit, "only the first so many queries");
-    sub->add_option("--param", search_.parameters, "search parameters, such as nprobe=16");
+    sub->add_option("--param", search_.parameters,
+                    "search parameters, such as nprobe=16 or prune_confidence=0.999");
     add_format(sub, "the queries");
     add_common(sub);
   }
@@ -158,7 +159,8 @@ class CommandLine {
                     "true neighbours: .ivecs, .ibin, .npy or HDF5");
     sub->add_option("-k", eval_.k, "neighbours a query (default: 10)");
     sub->add_option("--limit", eval_.limit, "only the first so many queries");
-    sub->add_option("--param", eval_.parameters, "search parameters, such as nprobe=16");
+    sub->add_option("--param", eval_.parameters,
+                    "search parameters, such as nprobe=16 or prune_confidence=0.999");
     sub->add_flag("--json", common_.json, "print JSON");
     add_format(sub, "queries and base");
     add_common(sub);

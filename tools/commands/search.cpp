@@ -7,14 +7,19 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "tools/commands/index_file.h"
+#include "tools/commands/index_tree.h"
 #include "tools/commands/result_files.h"
 #include "tools/io/errors.h"
 #include "tools/io/interrupt.h"
 #include "tools/io/text_lines.h"
+#include "turboquant/index_turboquant.h"
 
 namespace turboquant::tools {
 namespace {
@@ -55,12 +60,37 @@ class Table {
   std::unique_ptr<io::TextLines> query_text_;
 };
 
+const std::string kPruneConfidence = "prune_confidence=";
+
+void set_prune_confidence(faiss::Index& index, const std::string& value) {
+  auto* codes = dynamic_cast<IndexTurboQuant*>(parts_of(index).core);
+  if (codes == nullptr) {
+    throw io::UsageError("--param prune_confidence: the index is no flat TurboQuant index");
+  }
+  char* end = nullptr;
+  codes->prune_confidence = std::strtof(value.c_str(), &end);
+  if (value.empty() || *end != '\0' ||
+      !(codes->prune_confidence > 0.5f && codes->prune_confidence < 1)) {
+    throw io::UsageError("--param prune_confidence: '" + value +
+                         "' is not a number between 1/2 and 1");
+  }
+}
+
 }  // namespace
 
 void set_search_parameters(faiss::Index& index, const std::string& parameters) {
-  if (parameters.empty()) return;
+  std::string of_faiss;
+  std::istringstream list(parameters);
+  for (std::string one; std::getline(list, one, ',');) {
+    if (one.rfind(kPruneConfidence, 0) == 0) {
+      set_prune_confidence(index, one.substr(kPruneConfidence.size()));
+    } else {
+      of_faiss += (of_faiss.empty() ? "" : ",") + one;
+    }
+  }
+  if (of_faiss.empty()) return;
   try {
-    faiss::ParameterSpace().set_index_parameters(&index, parameters.c_str());
+    faiss::ParameterSpace().set_index_parameters(&index, of_faiss.c_str());
   } catch (const faiss::FaissException& error) {
     throw io::UsageError("--param '" + parameters + "': " + error.what());
   }

@@ -1,0 +1,72 @@
+#include "quantizer/sign_plane.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "quantizer/quantizer_impl.h"
+
+namespace turboquant {
+namespace {
+
+using kernels::kBlock;
+
+// Bit i of the result is set where byte i is not negative.
+std::uint8_t sign_bits(const std::int8_t* levels) {
+  std::uint64_t eight;
+  std::memcpy(&eight, levels, 8);
+  const std::uint64_t positive = ~eight >> 7 & 0x0101010101010101u;
+  return static_cast<std::uint8_t>(positive * 0x0102040810204080u >> 56);
+}
+
+}  // namespace
+
+SignPlane::SignPlane(const Quantizer& quantizer)
+    : quantizer_(quantizer), row_bytes_((quantizer.dimension() + 7) / 8) {}
+
+std::size_t SignPlane::bytes() const {
+  return signs_.size() + 4 * (scales_.size() + norms_.size() + spreads_.size());
+}
+
+void SignPlane::extend(const std::uint8_t* codes, std::size_t n) {
+  if (n <= rows_) return;
+  const std::size_t blocks = (n + kBlock - 1) / kBlock;
+  signs_.resize(blocks * kBlock * row_bytes_);
+  scales_.resize(blocks * kBlock);
+  if (quantizer_.options().with_norm) norms_.resize(blocks * kBlock);
+  spreads_.resize(blocks);
+  const std::size_t first_block = rows_ / kBlock;
+#pragma omp parallel for schedule(static) if ((n - rows_) * row_bytes_ > 100000)
+  for (std::size_t b = first_block; b < blocks; ++b) {
+    fill_block(b, std::max(rows_, b * kBlock), std::min(n, (b + 1) * kBlock), codes);
+  }
+  rows_ = n;
+}
+
+void SignPlane::fill_block(std::size_t b, std::size_t first, std::size_t last,
+                           const std::uint8_t* codes) {
+  const Quantizer::Impl& impl = quantizer_.impl();
+  const std::size_t d = impl.options.dimension;
+  AlignedVector<std::int8_t> levels(impl.padded);
+  std::uint8_t* plane = signs_.data() + b * kBlock * row_bytes_;
+  for (std::size_t row = first; row < last; ++row) {
+    const std::uint8_t* code = codes + row * impl.code_size();
+    impl.kernels.decode(code, d, impl.options.bits, impl.levels.levels, levels.data());
+    std::fill(levels.begin() + static_cast<std::ptrdiff_t>(d), levels.end(), std::int8_t{0});
+    std::int32_t absolute = 0;
+    std::int32_t squares = 0;  // at most 65,536 * 61^2
+    for (const std::int8_t level : levels) {
+      absolute += level < 0 ? -level : level;
+      squares += level * level;
+    }
+    const double c = static_cast<double>(squares) / absolute;
+    scales_[row] = saturate(c * impl.scale(code));
+    if (!norms_.empty()) norms_[row] = impl.norm_squared(code);
+    const double rest = 1 - static_cast<double>(absolute) / c / static_cast<double>(d);
+    spreads_[b] = std::max(spreads_[b], static_cast<float>(std::sqrt(std::max(0.0, rest))));
+    std::uint8_t* to = plane + kernels::sign_position(row % kBlock);
+    for (std::size_t g = 0; g < row_bytes_; ++g) to[g * kBlock] = sign_bits(&levels[8 * g]);
+  }
+}
+
+}  // namespace turboquant

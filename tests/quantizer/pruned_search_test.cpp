@@ -1,0 +1,199 @@
+// Searches that look at sign bits first, against scans of all rows: the same scores, nearly no row
+// missing, and the same answer for every number of threads.
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <limits>
+#include <set>
+
+#include "quantizer/scanner.h"
+#include "quantizer/sign_plane.h"
+#include "tests/forced_isa.h"
+#include "tests/quantizer/vectors.h"
+
+namespace turboquant {
+namespace {
+
+constexpr std::size_t kRows = 16384 + 100;
+constexpr std::size_t kQueries = 12;
+constexpr std::size_t kD = 72;
+constexpr auto kIp = Metric::kInnerProduct;
+constexpr auto kL2 = Metric::kL2;
+
+// Rows around 300 centres, queries between them: neighbours differ clearly from the rest.
+std::vector<float> around_centres(std::size_t n, std::uint64_t seed) {
+  const std::vector<float> centres = gaussian_vectors(300, kD, 3);
+  std::vector<float> x = gaussian_vectors(n, kD, seed);
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::size_t c = random_word(seed, i) % 300;
+    for (std::size_t j = 0; j < kD; ++j) x[i * kD + j] += 1.5f * centres[c * kD + j];
+  }
+  return x;
+}
+
+struct Answer {
+  std::vector<float> scores;
+  std::vector<std::int64_t> ids;
+};
+
+struct Set {
+  Set(int bits, Metric m, const std::vector<float>& x, std::vector<float> q,
+      Estimator estimator = Estimator::kTurboQuant)
+      : quantizer(options(bits, m, estimator)),
+        metric(m),
+        n(x.size() / kD),
+        queries(std::move(q)),
+        codes(n * quantizer.code_size()),
+        plane(quantizer) {
+    quantizer.quantize(x.data(), n, codes.data());
+    plane.extend(codes.data(), n);
+  }
+
+  static QuantizerOptions options(int bits, Metric metric, Estimator estimator) {
+    QuantizerOptions o;
+    o.dimension = kD;
+    o.bits = bits;
+    o.estimator = estimator;
+    o.with_norm = metric == kL2;
+    return o;
+  }
+
+  // One query at a time, as pruning needs it. confidence 0: all rows.
+  Answer search(std::size_t k, float confidence) const {
+    const std::size_t nq = queries.size() / kD;
+    Answer a{std::vector<float>(nq * k), std::vector<std::int64_t>(nq * k)};
+    Pruning pruning;
+    if (confidence > 0) pruning = {&plane, confidence};
+    for (std::size_t q = 0; q < nq; ++q) {
+      search_topk(quantizer, metric, &queries[q * kD], 1, {codes.data(), n, nullptr}, k,
+                  &a.scores[q * k], &a.ids[q * k], pruning);
+    }
+    return a;
+  }
+
+  Quantizer quantizer;
+  Metric metric;
+  std::size_t n;
+  std::vector<float> queries;
+  std::vector<std::uint8_t> codes;
+  SignPlane plane;
+};
+
+// Share of the rows of `all` that `some` found; every common row must have the same score.
+double kept(const Answer& all, const Answer& some, std::size_t k) {
+  std::size_t found = 0;
+  for (std::size_t q = 0; q < all.ids.size() / k; ++q) {
+    for (std::size_t j = 0; j < k; ++j) {
+      const auto first = some.ids.begin() + static_cast<std::ptrdiff_t>(q * k);
+      const auto at = std::find(first, first + static_cast<std::ptrdiff_t>(k), all.ids[q * k + j]);
+      if (at == first + static_cast<std::ptrdiff_t>(k)) continue;
+      ++found;
+      EXPECT_EQ(some.scores[static_cast<std::size_t>(at - some.ids.begin())], all.scores[q * k + j]);
+    }
+  }
+  return static_cast<double>(found) / static_cast<double>(all.ids.size());
+}
+
+TEST(PrunedSearch, FindsWhatAScanFinds) {
+  const std::vector<float> x = around_centres(kRows, 1);
+  const std::vector<float> q = around_centres(kQueries, 2);
+  const auto expect_found = [&](const Set& set) {
+    for (const std::size_t k : {1, 10, 100}) {
+      const Answer all = set.search(k, 0);
+      EXPECT_GE(kept(all, set.search(k, 0.999f), k), 0.998) << k;
+      EXPECT_EQ(set.search(k, 0.9999999f).ids, all.ids) << k;
+    }
+  };
+  expect_found(Set(2, kIp, x, q));
+  expect_found(Set(3, kL2, x, q));
+  expect_found(Set(4, kIp, x, q));
+  expect_found(Set(4, kL2, x, q, Estimator::kMse));
+}
+
+// A low confidence must cost recall: the bound is what decides.
+TEST(PrunedSearch, ConfidenceIsTheShareKeptAtTheBound) {
+  const Set set(4, kIp, around_centres(kRows, 1), around_centres(kQueries, 2));
+  const Answer all = set.search(100, 0);
+  const double low = kept(all, set.search(100, 0.51f), 100);
+  const double middle = kept(all, set.search(100, 0.9f), 100);
+  EXPECT_LT(low, 0.95);
+  EXPECT_GT(low, 0.5);
+  EXPECT_GT(middle, low);
+  EXPECT_GT(kept(all, set.search(100, 0.999f), 100), middle);
+}
+
+TEST(PrunedSearch, ThreadsDoNotChangeTheAnswer) {
+  const int threads = omp_get_max_threads();
+  const Set set(3, kL2, around_centres(kRows, 1), around_centres(kQueries, 2));
+  omp_set_num_threads(1);
+  const Answer one = set.search(10, 0.9f);
+  for (const int n : {2, 3, 8}) {
+    omp_set_num_threads(n);
+    const Answer more = set.search(10, 0.9f);
+    EXPECT_EQ(more.ids, one.ids) << n;
+    EXPECT_EQ(more.scores, one.scores) << n;
+  }
+  omp_set_num_threads(threads);
+}
+
+TEST(PrunedSearch, HardRows) {
+  const std::vector<float> q = around_centres(5, 2);
+  const std::vector<float> plain = around_centres(kRows, 1);
+  std::vector<float> identical(kRows * kD);
+  std::vector<float> nearly(kRows * kD);
+  std::vector<float> at_query = plain;
+  std::vector<float> sizes = plain;
+  const std::vector<float> noise = gaussian_vectors(kRows, kD, 4);
+  for (std::size_t i = 0; i < kRows; ++i) {
+    for (std::size_t j = 0; j < kD; ++j) {
+      identical[i * kD + j] = plain[j];
+      nearly[i * kD + j] = plain[j] + 1e-3f * noise[i * kD + j];
+      if (i % 3 == 0) at_query[i * kD + j] = q[j] + 0.3f * noise[i * kD + j];
+      sizes[i * kD + j] *= i % 5 == 0 ? 0 : (i % 7 == 0 ? 1e30f : (i % 11 == 0 ? 1e-42f : 1));
+    }
+  }
+  for (const Metric metric : {kIp, kL2}) {
+    for (const auto& x : {identical, nearly, at_query, sizes, std::vector<float>(kRows * kD)}) {
+      const Set set(4, metric, x, q);
+      const Answer all = set.search(20, 0);
+      EXPECT_GE(kept(all, set.search(20, 0.999f), 20), 0.99);
+    }
+    // All scores are equal, so the rows are ordered by number.
+    const Set set(2, metric, identical, q);
+    EXPECT_EQ(set.search(20, 0.999f).ids, set.search(20, 0).ids);
+    EXPECT_EQ(set.search(20, 0.999f).ids[19], 19);
+  }
+  const Set zero_query(4, kIp, plain, std::vector<float>(kD));
+  EXPECT_EQ(zero_query.search(20, 0.999f).ids, zero_query.search(20, 0).ids);
+  std::vector<float> bad(kD, std::numeric_limits<float>::quiet_NaN());
+  const Set nan_query(4, kIp, plain, bad);
+  EXPECT_THROW(nan_query.search(20, 0.999f), std::invalid_argument);
+}
+
+TEST(PrunedSearch, PlanesGrow) {
+  const Set set(3, kL2, around_centres(kRows, 1), around_centres(kQueries, 2));
+  Set grown = set;
+  grown.plane = SignPlane(grown.quantizer);
+  for (const std::size_t n : {1, 63, 64, 65, 200, 1000, 16384}) grown.plane.extend(set.codes.data(), n);
+  grown.plane.extend(set.codes.data(), kRows);
+  EXPECT_EQ(grown.plane.rows(), kRows);
+  EXPECT_EQ(grown.plane.bytes(), set.plane.bytes());
+  const Answer a = set.search(10, 0.9f);
+  const Answer b = grown.search(10, 0.9f);
+  EXPECT_EQ(a.ids, b.ids);
+  EXPECT_EQ(a.scores, b.scores);
+}
+
+TEST(PrunedSearch, WhatItIsFor) {
+  const Quantizer four(Set::options(4, kIp, Estimator::kTurboQuant));
+  EXPECT_TRUE(can_prune(four, 1, kRows, 10));
+  EXPECT_FALSE(can_prune(four, 4, kRows, 10));
+  EXPECT_FALSE(can_prune(four, 1, 16383, 10));
+  EXPECT_FALSE(can_prune(four, 1, kRows, kRows / 16));
+  EXPECT_FALSE(can_prune(Quantizer(Set::options(1, kIp, Estimator::kTurboQuant)), 1, kRows, 10));
+  EXPECT_FALSE(can_prune(Quantizer(Set::options(4, kIp, Estimator::kQjl)), 1, kRows, 10));
+}
+
+}  // namespace
+}  // namespace turboquant
