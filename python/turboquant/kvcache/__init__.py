@@ -21,16 +21,20 @@ from .adaptive import (
     uniform_allocation,
 )
 from .cache import CompressedKV, TurboQuantKVCache, gqa_key_bits
+from .compat import AttentionLayer, Report, compatibility
 
 __all__ = [
     "AdaptiveKVCache",
+    "AttentionLayer",
     "Cache",
     "Calibration",
     "CompressedKV",
     "Library",
+    "Report",
     "TurboQuantKVCache",
     "allocate",
     "calibrate",
+    "compatibility",
     "gqa_key_bits",
     "gradient_allocation",
     "library",
