@@ -322,16 +322,33 @@ std::unique_ptr<PyIndex> PyIndex::clone() {
 }
 
 PyIndexTurboQuant::PyIndexTurboQuant(int d, int bits, nb::handle metric,
-                                     const std::string& estimator, std::uint64_t seed)
+                                     const std::string& estimator, std::uint64_t seed, bool centre)
     : PyIndex([&] {
         IndexOptions options;
         options.bits = bits;
         options.seed = seed;
+        options.centre = centre;
         parse_estimator(estimator, options.estimator, options.projection);
         const MetricName parsed = parse_metric(metric);
         options.normalize = parsed.normalize;
         return std::make_unique<IndexTurboQuant>(d, options, parsed.metric);
       }()) {}
+
+float PyIndexTurboQuant::prune_confidence() {
+  return reading([](const faiss::Index& index) {
+    return static_cast<const IndexTurboQuant&>(index).prune_confidence;
+  });
+}
+
+void PyIndexTurboQuant::set_prune_confidence(float confidence) {
+  if (confidence != 0 && !(confidence > 0.5f && confidence < 1)) {
+    throw std::invalid_argument("prune_confidence must be 0 or between 0.5 and 1, not " +
+                                std::to_string(confidence));
+  }
+  writing([&](faiss::Index& index) {
+    static_cast<IndexTurboQuant&>(index).prune_confidence = confidence;
+  });
+}
 
 nb::object PyIndexTurboQuant::codes() {
   std::size_t rows = 0;

@@ -78,8 +78,10 @@ class PyIndexTurboQuant : public PyIndex {
  public:
   using PyIndex::PyIndex;
   PyIndexTurboQuant(int d, int bits, nb::handle metric, const std::string& estimator,
-                    std::uint64_t seed);
+                    std::uint64_t seed, bool centre);
 
+  float prune_confidence();
+  void set_prune_confidence(float confidence);
   const IndexTurboQuant& flat() const { return static_cast<const IndexTurboQuant&>(unlocked()); }
   nb::object codes();
 };

@@ -166,6 +166,35 @@ def test_factory_names():
     assert IndexTurboQuant(384, bits=3, metric="ip").code_size == 148
 
 
+def test_pruned_searches_find_the_same():
+    random = numpy.random.default_rng(5)
+    centres = random.standard_normal((200, 48))
+    x = centres[random.integers(0, 200, 17000)] + 0.6 * random.standard_normal((17000, 48))
+    index = filled(x.astype(numpy.float32), bits=4, metric="ip")
+    queries = index.reconstruct(numpy.arange(20))
+    scanned = [index.search(query, 10) for query in queries]
+    assert index.prune_confidence == 0 and index.sign_bytes == 0
+    index.prune_confidence = 0.999999
+    for query, (scores, ids) in zip(queries, scanned):
+        pruned_scores, pruned_ids = index.search(query, 10)
+        assert (pruned_ids == ids).all() and (pruned_scores == scores).all()
+    assert index.sign_bytes > 17000 * 10
+    with pytest.raises(ValueError, match="between 0.5 and 1"):
+        index.prune_confidence = 0.5
+
+
+def test_centred_codes(small):
+    shifted = small + 5
+    plain, centred = filled(shifted, bits=2), filled(shifted, bits=2, centre=True)
+    assert centred.name == "TQ2c" and centred.code_size == plain.code_size + 4
+    assert index_factory(16, "TQ2c", "cosine").name == "TQ2ccos"
+    rows = numpy.arange(300)
+    errors = [((index.reconstruct(rows) - shifted) ** 2).sum() for index in (plain, centred)]
+    assert errors[1] < 0.5 * errors[0]
+    again = pickle.loads(pickle.dumps(centred))
+    assert (again.search(shifted[:9], 5)[0] == centred.search(shifted[:9], 5)[0]).all()
+
+
 def test_seed_makes_the_codes(small):
     a, b, c = filled(small, seed=1), filled(small, seed=1), filled(small, seed=2)
     assert (a.codes == b.codes).all() and (a.codes != c.codes).any()
