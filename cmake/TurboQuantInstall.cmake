@@ -23,8 +23,13 @@ set(without_service "")
 if(NOT TURBOQUANT_BUILD_SERVICE)
   set(without_service PATTERN "client.h" EXCLUDE)
 endif()
+set(without_kvcache "")
+if(NOT TURBOQUANT_BUILD_KVCACHE)
+  set(without_kvcache PATTERN "kvcache*" EXCLUDE)
+endif()
 install(DIRECTORY include/turboquant DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-        FILES_MATCHING PATTERN "*.h" ${without_faiss} ${without_storage} ${without_service})
+        FILES_MATCHING PATTERN "*.h" ${without_faiss} ${without_storage} ${without_service}
+        ${without_kvcache})
 install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 configure_package_config_file(cmake/turboquantConfig.cmake.in turboquantConfig.cmake

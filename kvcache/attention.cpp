@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kvcache/integer_rows.h"
 #include "quantizer/levels.h"
 #include "quantizer/tile_operands.h"
 
@@ -29,59 +30,6 @@ constexpr std::size_t kMostRows = 64;
 // a second int8 digit.
 constexpr float kRoundingShare = 0.001f;
 
-// int8 queries against one part of the keys, or int8 weights against one part of the values.
-class IntegerRows {
- public:
-  void reset(std::size_t rows, std::size_t width) {
-    width_ = round_up(width, kBlock);
-    groups_ = (rows + kLane - 1) / kLane;
-    values_.assign(groups_ * kLane * width_, 0);
-    sums_.assign(groups_ * kLane, 0);
-    steps_.assign(groups_ * kLane, 0);
-  }
-  void set(const KernelTable& kernels, std::size_t r, const float* x, std::size_t d) {
-    const float largest = kernels.max_abs(x, d);
-    steps_[r] = largest / 127;
-    const float factor = largest > 0 ? 127 / largest : 0;
-    sums_[r] = kernels.quantize_query(x, d, std::isfinite(factor) ? factor : 0,
-                                      values_.data() + r * width_);
-  }
-  // What set() left: x[i] -= values[i] * step. Returns the sum of the sizes.
-  float subtract(std::size_t r, float* x, std::size_t d) const {
-    float sum = 0;
-    for (std::size_t i = 0; i < d; ++i) {
-      x[i] -= static_cast<float>(values_[r * width_ + i]) * steps_[r];
-      sum += std::fabs(x[i]);
-    }
-    return sum;
-  }
-  float step(std::size_t r) const { return steps_[r]; }
-  kernels::QueryView view(std::size_t r) const { return {values_.data() + r * width_, sums_[r]}; }
-
-  // The operands of dot_tile.
-  void pack(const KernelTable& kernels, const kernels::CodeTable& table) {
-    packed_.resize(values_.size());
-    bias_.assign(sums_.size(), 0);
-    for (std::size_t r = 0; r < sums_.size(); ++r) {
-      pack_tile_query(values_.data() + r * width_, r, width_, packed_.data());
-      bias_[r] = tile_bias(kernels, table, sums_[r]);
-    }
-  }
-  std::size_t groups() const { return groups_; }
-  std::size_t width() const { return width_; }
-  const std::int8_t* packed() const { return packed_.data(); }
-  const std::int32_t* bias() const { return bias_.data(); }
-
- private:
-  std::size_t width_ = 0;
-  std::size_t groups_ = 0;
-  std::vector<std::int8_t> values_;
-  std::vector<std::int32_t> sums_;
-  std::vector<float> steps_;
-  AlignedVector<std::int8_t> packed_;
-  AlignedVector<std::int32_t> bias_;
-};
-
 // Some query rows of one kv head of one sequence. Row r is query head first_head + r % group of
 // query r / group.
 struct Rows {
@@ -92,6 +40,17 @@ struct Rows {
   std::size_t query0;    // number of the sequence's first query in the batch
   std::size_t position;  // of the sequence's first query
 };
+
+// In 8 lanes, which a compiler makes a vector of.
+float largest_of(const float* x, std::size_t n) {
+  float lanes[8];
+  std::fill_n(lanes, 8, kHidden);
+  for (std::size_t i = 0; i + 8 <= n; i += 8) {
+    for (std::size_t l = 0; l < 8; ++l) lanes[l] = std::max(lanes[l], x[i + l]);
+  }
+  for (std::size_t i = n / 8 * 8; i < n; ++i) lanes[0] = std::max(lanes[0], x[i]);
+  return *std::max_element(lanes, lanes + 8);
+}
 
 class HeadAttention {
  public:
@@ -154,7 +113,8 @@ class HeadAttention {
     rotated_sums_.assign(rows_.n * value_width, 0);
     largest_.assign(rows_.n, kHidden);
     totals_.assign(rows_.n, 0);
-    scores_.resize(rows_.n * kRunTokens);
+    scores_.resize(round_up(rows_.n, kLane) * kRunTokens);
+    lane_sums_.assign(tiled() ? round_up(rows_.n, kLane) * value_width : 0, 0);
     key_channels_ = cache_.channels(layer_, rows_.kv_head, true);
     value_channels_ = cache_.channels(layer_, rows_.kv_head, false);
     integer_queries_.resize(format_.keys.parts.size());
@@ -189,38 +149,45 @@ class HeadAttention {
 
   bool tiled() const { return rows_.n >= kTileRows; }
 
-  // out[r * kRunTokens or value row] = dots of integer row r with rows of codes.
-  // `row_count` rows of `width` codes at `codes`; use(r, dots) gets row_count dots of row r.
+  // use(r, dots) gets the products of integer row r with row_count rows of `width` codes.
   template <typename Use>
   void products(const PartFormat& part, std::size_t width, std::size_t row_count,
                 const std::uint8_t* codes, const IntegerRows& integers, const Use& use) {
-    const kernels::CodeTable& table = level_table(part.bits);
     const std::size_t stride = kernels::packed_bytes(width, part.bits);
-    const std::size_t padded_rows = round_up(row_count, kLane);
-    if (!tiled()) {
-      dots_.resize(padded_rows);
-      for (std::size_t r = 0; r < rows_.n; ++r) {
-        if (integers.step(r) == 0) continue;
-        kernels_.dot_rows(codes, stride, nullptr, row_count, width, table, integers.view(r),
-                          dots_.data());
-        use(r, dots_.data());
-      }
-      return;
+    dots_.resize(round_up(row_count, kLane));
+    for (std::size_t r = 0; r < rows_.n; ++r) {
+      if (integers.step(r) == 0) continue;
+      kernels_.dot_rows(codes, stride, nullptr, row_count, width, level_table(part.bits),
+                        integers.view(r), dots_.data());
+      use(r, dots_.data());
     }
-    decoded_.resize(padded_rows * integers.width());
-    const TileLevels operand(kernels_, table);
+  }
+
+  // The same rows as operands of tiles.
+  void decode_rows(const PartFormat& part, std::size_t width, std::size_t row_count,
+                   const std::uint8_t* codes) {
+    const std::size_t padded_width = round_up(width, kBlock);
+    const std::size_t stride = kernels::packed_bytes(width, part.bits);
+    decoded_.resize(round_up(row_count, kLane) * padded_width);
+    const TileLevels operand(kernels_, level_table(part.bits));
     for (std::size_t j = 0; j < row_count; ++j) {
       kernels_.decode(codes + j * stride, width, part.bits, operand.values,
-                      decoded_.data() + j * integers.width());
+                      decoded_.data() + j * padded_width);
     }
+  }
+
+  // use(group, row, dots) gets the kLane products of a group of integer rows with a decoded row.
+  template <typename Use>
+  void tile_products(const PartFormat& part, std::size_t row_count, const IntegerRows& integers,
+                     const Use& use) {
+    const std::size_t padded_rows = round_up(row_count, kLane);
     dots_.resize(integers.groups() * padded_rows * kLane);
-    kernels_.dot_tile(decoded_.data(), padded_rows, integers.width(), table, integers.packed(),
-                      integers.groups(), integers.bias(), dots_.data());
-    row_dots_.resize(row_count);
-    for (std::size_t r = 0; r < rows_.n; ++r) {
-      const std::int32_t* lane = dots_.data() + r / kLane * padded_rows * kLane + r % kLane;
-      for (std::size_t j = 0; j < row_count; ++j) row_dots_[j] = lane[j * kLane];
-      use(r, row_dots_.data());
+    kernels_.dot_tile(decoded_.data(), padded_rows, integers.width(), level_table(part.bits),
+                      integers.packed(), integers.groups(), integers.bias(), dots_.data());
+    for (std::size_t g = 0; g < integers.groups(); ++g) {
+      for (std::size_t j = 0; j < row_count; ++j) {
+        use(g, j, dots_.data() + (g * padded_rows + j) * kLane);
+      }
     }
   }
 
@@ -261,6 +228,11 @@ class HeadAttention {
       kernels_.to_float(halves(keys + part.scales), page_tokens, factors_.data());
       const float unit = static_cast<float>(part.scale_unit);
       const IntegerRows& integers = integer_queries_[p];
+      if (tiled()) {
+        decode_rows(part, part.d, tokens, keys + part.codes);
+        add_score_tiles(part, tokens, integers);
+        continue;
+      }
       products(part, part.d, tokens, keys + part.codes, integers,
                [&](std::size_t r, const std::int32_t* dots) {
                  float* scores = scores_.data() + r * kRunTokens;
@@ -272,6 +244,20 @@ class HeadAttention {
     }
   }
 
+  void add_score_tiles(const PartFormat& part, std::size_t tokens, const IntegerRows& integers) {
+    const float unit = static_cast<float>(part.scale_unit);
+    tile_products(part, tokens, integers,
+                  [&](std::size_t g, std::size_t t, const std::int32_t* dots) {
+                    float lanes[kLane];
+                    for (std::size_t l = 0; l < kLane; ++l) {
+                      const float step = integers.steps()[g * kLane + l] * unit;
+                      lanes[l] = static_cast<float>(dots[l]) * (factors_[t] * step);
+                    }
+                    float* scores = scores_.data() + g * kLane * kRunTokens + t;
+                    for (std::size_t l = 0; l < kLane; ++l) scores[l * kRunTokens] += lanes[l];
+                  });
+  }
+
   void page_values(const std::uint8_t* values, std::size_t tokens) {
     const SideFormat& format = format_.values;
     const std::size_t page_tokens = format.page_tokens;
@@ -280,6 +266,7 @@ class HeadAttention {
     for (const PartFormat& part : format.parts) {
       kernels_.to_float(halves(values + part.scales), page_tokens, factors_.data());
       const float largest_factor = kernels_.max_abs(factors_.data(), tokens);
+      if (tiled()) decode_rows(part, page_tokens, part.d, values + part.codes);
       first_digits_.reset(rows_.n, page_tokens);
       second_digits_.reset(rows_.n, page_tokens);
       bool second = false;
@@ -299,8 +286,18 @@ class HeadAttention {
 
   void add_values(const PartFormat& part, const std::uint8_t* values, IntegerRows& weights) {
     const std::size_t page_tokens = format_.values.page_tokens;
-    if (tiled()) weights.pack(kernels_, level_table(part.bits));
     const float unit = static_cast<float>(part.scale_unit);
+    if (tiled()) {
+      weights.pack(kernels_, level_table(part.bits));
+      tile_products(
+          part, part.d, weights, [&](std::size_t g, std::size_t i, const std::int32_t* dots) {
+            float* sums = lane_sums_.data() + (g * value_dim_ + part.first + i) * kLane;
+            for (std::size_t l = 0; l < kLane; ++l) {
+              sums[l] += static_cast<float>(dots[l]) * (weights.steps()[g * kLane + l] * unit);
+            }
+          });
+      return;
+    }
     products(part, page_tokens, part.d, values + part.codes, weights,
              [&](std::size_t r, const std::int32_t* dots) {
                float* sums = rotated_sums_.data() + r * value_dim_ + part.first;
@@ -353,8 +350,7 @@ class HeadAttention {
     for (std::size_t r = 0; r < rows_.n; ++r) {
       float* scores = scores_.data() + r * kRunTokens;
       limit(r, token, tokens, scores);
-      float largest = largest_[r];
-      for (std::size_t t = 0; t < tokens; ++t) largest = std::max(largest, scores[t]);
+      const float largest = std::max(largest_[r], largest_of(scores, tokens));
       if (largest == kHidden) {
         std::fill_n(scores, tokens, 0.0f);
         continue;
@@ -369,6 +365,11 @@ class HeadAttention {
     totals_[r] *= factor;
     for (std::size_t i = 0; i < value_dim_; ++i) sums_[r * value_dim_ + i] *= factor;
     if (rotated_sums_.empty()) return;
+    if (tiled()) {
+      float* sums = lane_sums_.data() + r / kLane * value_dim_ * kLane + r % kLane;
+      for (std::size_t i = 0; i < value_dim_; ++i) sums[i * kLane] *= factor;
+      return;
+    }
     for (std::size_t i = 0; i < value_dim_; ++i) rotated_sums_[r * value_dim_ + i] *= factor;
   }
 
@@ -412,6 +413,10 @@ class HeadAttention {
 
   void add_rotated(std::size_t r, float inverse, float* out) {
     float* sums = rotated_sums_.data() + r * value_dim_;
+    if (tiled()) {
+      const float* lane = lane_sums_.data() + r / kLane * value_dim_ * kLane + r % kLane;
+      for (std::size_t i = 0; i < value_dim_; ++i) sums[i] = lane[i * kLane];
+    }
     for (const PartFormat& part : format_.values.parts) {
       part.rotation->apply_inverse(kernels_, sums + part.first);
     }
@@ -439,11 +444,11 @@ class HeadAttention {
   std::vector<float> queries_, rotated_queries_;  // [rows][key_dim], times the scale
   std::vector<float> scores_;                     // [rows][kRunTokens], then weights
   std::vector<float> sums_, rotated_sums_;        // [rows][value_dim]
+  std::vector<float> lane_sums_;  // when tiled, rotated sums as [rows / kLane][value_dim][kLane]
   std::vector<float> largest_, totals_;
   std::vector<float> mean_, factors_, weights_, row_;
   AlignedVector<std::int8_t> decoded_;
   AlignedVector<std::int32_t> dots_;
-  std::vector<std::int32_t> row_dots_;
 };
 
 void require(bool holds, const std::string& sentence) {

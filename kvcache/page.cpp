@@ -1,6 +1,7 @@
 #include "kvcache/page.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -12,6 +13,7 @@
 namespace turboquant::kv {
 namespace {
 
+using kernels::CodeTable;
 using kernels::KernelTable;
 
 constexpr std::size_t kPlaneAlignment = 16;
@@ -44,14 +46,54 @@ void gather(const std::uint16_t* channels, std::size_t dim, const float* x, floa
   for (std::size_t i = 0; i < dim; ++i) out[i] = x[channels[i]];
 }
 
-// Codes of one rotated residual y[d] (scaled in place); returns the scale as it is stored.
+// Level tables whose thresholds are those of a vector times 0.8 to 1.28. The best codes of a vector
+// are its roundings under one of its multiples, and which one differs from vector to vector.
+constexpr std::size_t kStretches = 9;
+
+const CodeTable* stretched_tables(int bits) {
+  static const auto tables = [] {
+    std::array<std::array<CodeTable, kStretches>, kernels::kMaxBits> made{};
+    for (std::size_t b = 0; b < made.size(); ++b) {
+      for (std::size_t i = 0; i < kStretches; ++i) {
+        made[b][i] = level_table(static_cast<int>(b) + 1);
+        const float stretch = 0.8f + 0.06f * static_cast<float>(i);
+        for (float& threshold : made[b][i].thresholds) threshold /= stretch;
+      }
+    }
+    return made;
+  }();
+  return tables[static_cast<std::size_t>(bits) - 1].data();
+}
+
+double squared_levels(const CodeTable& table, const std::uint8_t* codes, std::size_t d) {
+  std::int32_t squares[16];
+  for (std::size_t c = 0; c < 16; ++c) squares[c] = table.levels[c] * table.levels[c];
+  std::int32_t sum = 0;
+  for (std::size_t i = 0; i < d; ++i) sum += squares[codes[i]];
+  return sum;
+}
+
+// Codes of one rotated residual y[d] (scaled in place): of the roundings of its multiples, the one
+// with the largest cosine. Returns the scale as it is stored; docs/kv_format.md says which.
+// `spare` has room for d codes.
 std::uint16_t encode_row(const KernelTable& kernels, const PartFormat& part, float* y,
-                         std::uint8_t* codes) {
+                         std::uint8_t* codes, std::uint8_t* spare) {
   const double norm = std::sqrt(kernels.norm_squared(y, part.d));
   const double sqrt_d = std::sqrt(static_cast<double>(part.d));
   kernels.scale(y, part.d, norm > 0 ? sqrt_d / norm : 0, y);
-  const float product = kernels.quantize(y, part.d, level_table(part.bits), codes);
-  const double scale = norm > 0 ? norm * sqrt_d / product : 0;
+  const CodeTable* tables = stretched_tables(part.bits);
+  double product = 0;
+  double squares = 1;
+  for (std::size_t i = 0; i < (part.bits == 1 ? 1 : kStretches); ++i) {
+    const double p = kernels.quantize(y, part.d, tables[i], spare);
+    const double s = squared_levels(tables[i], spare, part.d);
+    if (i > 0 && p * p * squares <= product * product * s) continue;
+    product = p;
+    squares = s;
+    std::memcpy(codes, spare, part.d);
+  }
+  const double scale = part.bits == kernels::kMaxBits ? norm / sqrt_d * product / squares
+                                                      : norm / std::sqrt(squares);
   const auto stored = static_cast<float>(scale / part.scale_unit);
   std::uint16_t half = 0;
   kernels.to_half(&stored, 1, &half);
@@ -218,11 +260,12 @@ void encode_side(const KernelTable& kernels, const SideFormat& format,
     }
   }
   std::vector<std::uint8_t> codes(tokens * format.dim);
+  std::vector<std::uint8_t> spare(format.dim);
   for (const PartFormat& part : format.parts) {
     for (std::size_t t = 0; t < tokens; ++t) {
       std::uint8_t* row_codes = codes.data() + t * part.d;
-      halves(out + part.scales)[t] =
-          encode_row(kernels, part, rotated.data() + t * format.dim + part.first, row_codes);
+      halves(out + part.scales)[t] = encode_row(
+          kernels, part, rotated.data() + t * format.dim + part.first, row_codes, spare.data());
       if (format.keys) {
         kernels.pack(row_codes, part.d, part.bits,
                      out + part.codes + t * kernels::packed_bytes(part.d, part.bits));

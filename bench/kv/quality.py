@@ -1,26 +1,33 @@
 #!/usr/bin/env python3
-"""What compressing the KV cache does to a trained model: perplexity, divergence, same top token.
+"""What compressing the KV cache does to a trained model: perplexity, divergence, retrieval.
 
   cmake --preset release && cmake --build --preset release --target turboquant_kv
   python3 bench/kv/quality.py build/release/kvcache/libturboquant_kv.so ../shared/lm --windows 40
 
 The model is a folder with config.json, model.safetensors (bf16, Llama's names) and dev tokens:
 tokens.npy, or dev.txt and tokenizer.json (needs the package `tokenizers`). The forward pass is
-numpy's, in float32; attention is the library's. Tokens of a window are appended at once, then all of
-them ask, so with neither sinks nor tail every full page is quantized before anybody sees it.
+numpy's, in float32; attention is the library's. Without a `step`, the tokens of a window are appended
+at once, then all of them ask, so with neither sinks nor tail every full page is quantized before
+anybody sees it. With one, so many tokens are appended and ask before the next come, as in decoding:
+that is how a tail works.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 from dataclasses import dataclass, field
 
 import numpy as np
 from kv_library import RAW_BITS, Cache, Library
+from qjl import qjl_keys
 
 WINDOW = 2048
+COPIED = 256  # tokens of the induction test
+NEEDLE, SHOWN = 16, 4  # tokens of the needle, and how many of them are shown again
+NEEDLE_DISTANCES = (128, 256, 512, 1024)
 
 
 @dataclass
@@ -29,6 +36,9 @@ class Setting:
     keys: dict
     values: dict
     options: dict = field(default_factory=dict)
+    step: int = 0  # tokens appended before they ask; 0: all
+    bias: float = 0  # all keys get one more vector, this many times as long as their residuals
+    qjl_bits: int = 0  # keys pass through the paper's Algorithm 2 first
 
 
 def coded(key_bits: int, value_bits: int, centre: int = 1, outliers: int = 0) -> tuple[dict, dict]:
@@ -38,16 +48,24 @@ def coded(key_bits: int, value_bits: int, centre: int = 1, outliers: int = 0) ->
 
 def settings(head_dim: int) -> list[Setting]:
     bare = {"sink_tokens": 0, "tail_tokens": 0}
-    quarter = head_dim // 2  # half of the channels at one bit more is half a bit
+    half = head_dim // 2  # half of the channels at one bit more is half a bit
+    raw_keys = {"bits": RAW_BITS, "centre": 0}
     return [
         Setting("4/4", *coded(4, 4), bare),
         Setting("4/4, not centred", *coded(4, 4, centre=0), bare),
         Setting("4/4, pages of 128", *coded(4, 4), {**bare, "page_tokens": 128}),
-        Setting("4/4, default sinks and tail", *coded(4, 4)),
+        Setting("4/4, 4 sinks", *coded(4, 4), {**bare, "sink_tokens": 4}, step=32),
+        Setting("4/4, 4 sinks, tail of 64", *coded(4, 4), step=32),
         Setting("4/3", *coded(4, 3), bare),
         Setting("3/3", *coded(3, 3), bare),
-        Setting("3.5/3.5", *coded(3, 3, outliers=quarter), bare),
-        Setting("2.5/2.5", *coded(2, 2, outliers=quarter), bare),
+        Setting("3/3, 4 sinks, tail of 64", *coded(3, 3), step=32),
+        Setting("3.5/3.5", *coded(3, 3, outliers=half), bare),
+        Setting("2.5/2.5", *coded(2, 2, outliers=half), bare),
+        Setting("2/2", *coded(2, 2), bare),
+        Setting("2/2, 4 sinks, tail of 64", *coded(2, 2), step=32),
+        Setting("4/half", *coded(4, RAW_BITS), bare),
+        Setting("4 with QJL/half", raw_keys, {"bits": RAW_BITS}, bare, qjl_bits=4),
+        Setting("4/4, keys + 100", *coded(4, 4), bare, bias=100),
     ]
 
 
@@ -109,16 +127,32 @@ class CachedModel:
         self._model, self._library, self._setting = model, library, setting
         self.allocated = self.half = 0
 
+    def _changed_keys(self, layer: int, k: np.ndarray) -> np.ndarray:
+        setting = self._setting
+        if setting.qjl_bits:
+            return qjl_keys(k, setting.qjl_bits)
+        if setting.bias:
+            direction = np.random.default_rng(layer).standard_normal(k.shape[1:])
+            direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+            residual = np.linalg.norm(k - k.mean(0), axis=-1).mean(0)[:, None]
+            return k + (setting.bias * residual * direction).astype(np.float32)
+        return k
+
     def log_probabilities(self, ids: np.ndarray) -> np.ndarray:
         c = self._model.config
         cache = Cache(self._library, self._setting.keys, self._setting.values,
                       layers=c["num_hidden_layers"], query_heads=c["num_attention_heads"],
                       kv_heads=c["num_key_value_heads"], key_dim=c["head_dim"],
                       value_dim=c["head_dim"], **self._setting.options)
+        step = self._setting.step or len(ids)
 
         def attend(layer, q, k, v):
-            cache.append(layer, 0, k, v)
-            return cache.attend(layer, q)
+            k = self._changed_keys(layer, k)
+            out = []
+            for at in range(0, len(q), step):
+                cache.append(layer, at, k[at:at + step], v[at:at + step])
+                out.append(cache.attend(layer, q[at:at + step]))
+            return np.concatenate(out)
 
         try:
             logits = self._model.forward(ids, attend)
@@ -147,57 +181,105 @@ def read_tokens(folder: str) -> np.ndarray:
     return np.array(ids)
 
 
+class Measurement:
+    """What one process needs; tasks are pairs (test, number) and give a list, one entry a setting."""
+
+    def __init__(self, args: argparse.Namespace):
+        model, library = Model(args.model), Library(args.library)
+        self.tokens = read_tokens(args.model)
+        self.vocabulary = model.config["vocab_size"]
+        raw = Setting("half precision", {"bits": RAW_BITS, "centre": 0}, {"bits": RAW_BITS})
+        only = args.only.split(";") if args.only else None
+        chosen = [s for s in settings(model.config["head_dim"]) if only is None or s.name in only]
+        self.runs = {s.name: CachedModel(model, library, s) for s in [raw, *chosen]}
+
+    def text(self, window: int) -> list[tuple]:
+        """Loss, divergence from the first setting, rate of the same top token, bytes."""
+        ids = self.tokens[window * WINDOW:window * WINDOW + WINDOW + 1]
+        reference, rows = None, []
+        for run in self.runs.values():
+            logs = run.log_probabilities(ids[:-1])
+            reference = logs if reference is None else reference
+            rows.append((-logs[np.arange(WINDOW), ids[1:]].mean(),
+                         (np.exp(reference) * (reference - logs)).sum(1).mean(),
+                         (reference.argmax(1) == logs.argmax(1)).mean(), run.allocated, run.half))
+        return rows
+
+    def induction(self, seed: int) -> list[tuple]:
+        """Loss of the second copy of random tokens."""
+        r = np.random.default_rng(seed).integers(1, self.vocabulary, COPIED)
+        ids = np.concatenate([[0], r, r])
+        second = np.arange(COPIED, 2 * COPIED)
+        return [(-run.log_probabilities(ids[:-1])[second, ids[second + 1]].mean(),)
+                for run in self.runs.values()]
+
+    def needle(self, seed: int) -> list[tuple]:
+        """Rate at which the rest of a needle in text is found again, by distance."""
+        random = np.random.default_rng(1000 + seed)
+        rows: list[list] = [[] for _ in self.runs]
+        for distance in NEEDLE_DISTANCES:
+            needle = random.integers(1, self.vocabulary, NEEDLE)
+            start = random.integers(0, len(self.tokens) - distance)
+            between = self.tokens[start:start + distance - NEEDLE]
+            ids = np.concatenate([[0], needle, between, needle])
+            asked = np.arange(len(ids) - NEEDLE + SHOWN - 1, len(ids) - 1)
+            for row, run in zip(rows, self.runs.values()):
+                found = run.log_probabilities(ids[:-1])[asked].argmax(1)
+                row.append((found == ids[asked + 1]).mean())
+        return [tuple(row) for row in rows]
+
+
+measurement: Measurement
+
+
+def start(args: argparse.Namespace) -> None:
+    global measurement
+    measurement = Measurement(args)
+
+
+def work(task: tuple[str, int]) -> list[tuple]:
+    return getattr(measurement, task[0])(task[1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library")
     parser.add_argument("model")
     parser.add_argument("--windows", type=int, default=40)
-    parser.add_argument("--only", help="settings whose names contain this")
+    parser.add_argument("--repeats", type=int, default=8, help="of the tests of retrieval")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--only", help="names of settings, between semicolons")
     args = parser.parse_args()
-    model, library = Model(args.model), Library(args.library)
-    tokens = read_tokens(args.model)
-    count = (len(tokens) - 1) // WINDOW
+    start(args)
+    count = (len(measurement.tokens) - 1) // WINDOW
     windows = np.linspace(0, count - 1, min(args.windows, count)).astype(int)
-    raw = Setting("half precision", {"bits": RAW_BITS, "centre": 0}, {"bits": RAW_BITS})
-    chosen = [s for s in settings(model.config["head_dim"])
-              if args.only is None or args.only in s.name]
-    runs = {s.name: CachedModel(model, library, s) for s in [raw, *chosen]}
-    losses = {name: [] for name in runs}
-    divergence = {name: [] for name in runs}
-    same_top = {name: [] for name in runs}
-    for i in windows:
-        ids = tokens[i * WINDOW:i * WINDOW + WINDOW + 1]
-        reference = None
-        for name, run in runs.items():
-            logs = run.log_probabilities(ids[:-1])
-            reference = logs if reference is None else reference
-            losses[name].append(-logs[np.arange(WINDOW), ids[1:]].mean())
-            divergence[name].append((np.exp(reference) * (reference - logs)).sum(1).mean())
-            same_top[name].append((reference.argmax(1) == logs.argmax(1)).mean())
-    random = np.random.default_rng(1)
-    induction = {name: [] for name in runs}
-    for _ in range(8):
-        r = random.integers(1, model.config["vocab_size"], 256)
-        ids = np.concatenate([[0], r, r])
-        for name, run in runs.items():
-            logs = run.log_probabilities(ids[:-1])
-            induction[name].append(-logs[np.arange(256, 512), ids[257:]].mean())
-
-    base = np.exp(np.mean(losses["half precision"]))
+    tasks = [("text", int(i)) for i in windows]
+    tasks += [(test, i) for test in ("induction", "needle") for i in range(args.repeats)]
+    if args.processes > 1:
+        with multiprocessing.Pool(args.processes, start, (args,)) as pool:
+            answers = pool.map(work, tasks, chunksize=1)
+    else:
+        answers = [work(task) for task in tasks]
+    by_test = {test: [np.array(a) for t, a in zip(tasks, answers) if t[0] == test]
+               for test in ("text", "induction", "needle")}
+    texts = np.array(by_test["text"])  # [window][setting][figure]
+    induction, needle = (np.mean(by_test[t], 0) for t in ("induction", "needle"))
+    means = texts.mean(0)
+    base = np.exp(means[0, 0])
     print(f"{len(windows)} windows of {WINDOW} tokens")
     print("| keys/values, bits | perplexity | against half | KL, nats | same top token "
-          "| induction, loss of the second copy | bytes a token | times fewer |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name in runs:
-        run = runs[name]
-        # Of the last, short text the memory is mostly raw; measure a full window.
-        run.log_probabilities(tokens[:WINDOW])
-        perplexity = np.exp(np.mean(losses[name]))
-        print(f"| {name} | {perplexity:.4f} | {100 * (perplexity / base - 1):+.2f}% "
-              f"| {np.mean(divergence[name]):.5f} | {100 * np.mean(same_top[name]):.2f}% "
-              f"| {np.mean(induction[name]):.3f} | {run.allocated / WINDOW:.0f} "
-              f"| {run.half / run.allocated:.2f} |")
+          "| induction | needle at " + ", ".join(map(str, NEEDLE_DISTANCES))
+          + " | bytes a token | times fewer |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for i, name in enumerate(measurement.runs):
+        loss, divergence, same_top, allocated, half = means[i]
+        spread = (texts[:, i, 0] - texts[:, 0, 0]).std() / np.sqrt(len(windows))
+        found = ", ".join(f"{100 * x:.0f}%" for x in needle[i])
+        print(f"| {name} | {np.exp(loss):.4f} | {100 * (np.exp(loss) / base - 1):+.2f} "
+              f"± {100 * spread:.2f}% | {divergence:.5f} | {100 * same_top:.2f}% "
+              f"| {induction[i, 0]:.3f} | {found} | {allocated / WINDOW:.0f} "
+              f"| {half / allocated:.2f} |")
 
 
 if __name__ == "__main__":
