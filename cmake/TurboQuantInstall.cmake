@@ -1,6 +1,6 @@
 # Installed, versioned package: find_package(turboquant) gives turboquant::{kernels,quantizer} and,
-# when FAISS is built in, turboquant::index, and with RocksDB turboquant::storage. tests/install holds
-# it.
+# when FAISS is built in, turboquant::index, with RocksDB turboquant::storage, and with gRPC
+# turboquant::client. tests/install holds it.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
