@@ -17,7 +17,7 @@ endif()
 set(without_storage "")
 if(NOT TURBOQUANT_BUILD_STORAGE)
   set(without_storage PATTERN "store.h" EXCLUDE PATTERN "record.h" EXCLUDE PATTERN "filter.h" EXCLUDE
-                      PATTERN "faiss_store.h" EXCLUDE)
+                      PATTERN "faiss_store.h" EXCLUDE PATTERN "collection_loader.h" EXCLUDE)
 endif()
 set(without_service "")
 if(NOT TURBOQUANT_BUILD_SERVICE)

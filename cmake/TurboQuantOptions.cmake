@@ -14,11 +14,12 @@ endif()
 option(TURBOQUANT_BUILD_STORAGE "Durable collections (needs the index, RocksDB, Abseil, ISA-L)"
        ${found_storage})
 include(TurboQuantService)
-option(TURBOQUANT_BUILD_SERVICE
-       "gRPC server and client, unfinished (needs the store, gRPC, prometheus-cpp)" OFF)
-if(TURBOQUANT_BUILD_SERVICE)
-  tq_service_available(found_service)
+tq_service_available(found_service)
+if(NOT TURBOQUANT_BUILD_STORAGE)
+  set(found_service OFF)
 endif()
+option(TURBOQUANT_BUILD_SERVICE "gRPC server and client (needs the store, gRPC, prometheus-cpp)"
+       ${found_service})
 option(TURBOQUANT_BUILD_TOOLS "Command-line programs (needs the index, CLI11, HDF5)" ON)
 option(TURBOQUANT_BUILD_PYTHON "Python package (needs the index, Python, nanobind); see pyproject.toml"
        OFF)

@@ -55,8 +55,8 @@ Metric to_metric(faiss::MetricType metric) {
        std::to_string(static_cast<int>(metric)));
 }
 
-Quantizer make_codec(std::int64_t dimension, const IndexOptions& options,
-                     faiss::MetricType metric) {
+Quantizer make_codec(std::int64_t dimension, const IndexOptions& options, faiss::MetricType metric,
+                     const std::vector<float>& centre) {
   if (dimension < 1) fail("the dimension must be 1 or more, not " + std::to_string(dimension));
   if (options.estimator == Estimator::kQjl && options.projection == Projection::kGaussian &&
       dimension > kMaxGaussianDimension) {
@@ -70,6 +70,8 @@ Quantizer make_codec(std::int64_t dimension, const IndexOptions& options,
   codec.projection = options.projection;
   codec.with_norm = to_metric(metric) == Metric::kL2;
   codec.seed = options.seed;
+  codec.centre = centre;
+  if (options.centre && centre.empty()) codec.centre.assign(codec.dimension, 0.0f);
   return translate_errors([&] { return Quantizer(codec); });
 }
 

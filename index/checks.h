@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "turboquant/index_turboquant.h"
 #include "turboquant/quantizer.h"
@@ -38,7 +39,8 @@ void normalize_rows(const float* x, std::int64_t n, std::size_t d, const char* w
 Metric to_metric(faiss::MetricType metric);
 
 /// Builds the quantizer of an index after checking what only indexes restrict.
-Quantizer make_codec(std::int64_t dimension, const IndexOptions& options, faiss::MetricType metric);
+Quantizer make_codec(std::int64_t dimension, const IndexOptions& options, faiss::MetricType metric,
+                     const std::vector<float>& centre = {});
 
 /// Throws, naming the difference, unless both describe the same codes.
 void require_same_codes(const IndexOptions& a, const IndexOptions& b);

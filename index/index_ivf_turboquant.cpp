@@ -119,6 +119,10 @@ IndexIVFTurboQuant::IndexIVFTurboQuant(faiss::Index* coarse, std::size_t dimensi
       options_(options),
       codec_(make_codec(static_cast<std::int64_t>(dimension), options, metric)) {
   by_residual = by_residual_in;
+  if (options.centre) {
+    fail("an inverted file has centres of its own: use " + std::string("IVF") +
+         std::to_string(nlist_in) + ",TQ" + std::to_string(options.bits));
+  }
   if (options.normalize) {
     fail("an inverted file cannot normalize: use L2norm,IVF" + std::to_string(nlist_in) + "," +
          index_name(options) + " without cos");

@@ -22,6 +22,7 @@ IndexOptions parse_index_name(const std::string& name) {
   IndexOptions options;
   std::string rest = name;
   options.normalize = take(rest, "cos");
+  options.centre = take(rest, "c");
   if (take(rest, "mse")) {
     options.estimator = Estimator::kMse;
   } else if (take(rest, "qjlg")) {
@@ -33,7 +34,7 @@ IndexOptions parse_index_name(const std::string& name) {
   if (rest.size() != 3 || rest.compare(0, 2, "TQ") != 0 || rest[2] < '1' || rest[2] > '4') {
     fail("\"" + name +
          "\" is no TurboQuant index: expected TQ1, TQ2, TQ3 or TQ4, then nothing, qjl, qjlg or "
-         "mse, then nothing or cos");
+         "mse, then nothing, c, cos or ccos");
   }
   options.bits = rest[2] - '0';
   return options;
@@ -45,6 +46,7 @@ std::string index_name(const IndexOptions& options) {
   if (options.estimator == Estimator::kQjl) {
     name += options.projection == Projection::kGaussian ? "qjlg" : "qjl";
   }
+  if (options.centre) name += "c";
   return options.normalize ? name + "cos" : name;
 }
 

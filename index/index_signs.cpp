@@ -20,12 +20,14 @@ IndexSigns& IndexSigns::operator=(const IndexSigns& other) {
 }
 
 const SignPlane& IndexSigns::get(const Quantizer& codec, const std::uint8_t* codes,
-                                    std::size_t n) const {
+                                 std::size_t n) const {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   // Nobody else uses a plane that lacks rows: all searches since the last change of the index come
   // through here first.
   if (state_->plane != nullptr && state_->plane->rows() > n) state_->plane.reset();
-  if (state_->plane == nullptr) state_->plane = std::make_unique<SignPlane>(codec);
+  if (state_->plane == nullptr)
+    state_->plane = std::make_unique<SignPlane>(
+        codec, codec.options().with_norm ? Metric::kL2 : Metric::kInnerProduct);
   state_->plane->extend(codes, n);
   return *state_->plane;
 }

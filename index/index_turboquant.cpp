@@ -57,7 +57,40 @@ IndexTurboQuant::IndexTurboQuant(int dimension, const IndexOptions& options,
   is_trained = true;
 }
 
-void IndexTurboQuant::train(std::int64_t, const float*) {}
+void IndexTurboQuant::train(std::int64_t n, const float* x) {
+  if (!options_.centre || ntotal > 0 || n <= 0) return;
+  const auto dimension = codec_.dimension();
+  const auto rows = static_cast<std::size_t>(n);
+  std::vector<double> sums(dimension);
+  std::vector<float> unit(options_.normalize ? dimension : 0);
+  require_finite(x, n, dimension, "vector");
+  for (std::size_t i = 0; i < rows; ++i) {
+    const float* row = x + i * dimension;
+    if (options_.normalize) {
+      normalize_rows(row, 1, dimension, "vector", unit.data());
+      row = unit.data();
+    }
+    for (std::size_t j = 0; j < dimension; ++j) sums[j] += row[j];
+  }
+  std::vector<float> mean(dimension);
+  for (std::size_t j = 0; j < dimension; ++j) {
+    mean[j] = static_cast<float>(sums[j] / static_cast<double>(n));
+  }
+  set_centre(mean.data());
+}
+
+std::vector<float> IndexTurboQuant::centre() const {
+  return has_centre_ ? codec_.options().centre : std::vector<float>();
+}
+
+void IndexTurboQuant::set_centre(const float* centre) {
+  if (!options_.centre) fail("the index " + index_name(options_) + " has no centre");
+  if (ntotal > 0) fail("the centre of an index that holds vectors cannot change");
+  QuantizerOptions centred = codec_.options();
+  centred.centre.assign(centre, centre + codec_.dimension());
+  translate_errors([&] { codec_ = Quantizer(centred); });
+  has_centre_ = true;
+}
 
 void IndexTurboQuant::encode_rows(std::int64_t n, const float* x, std::uint8_t* bytes) const {
   if (!options_.normalize) {
@@ -79,6 +112,7 @@ void IndexTurboQuant::encode_rows(std::int64_t n, const float* x, std::uint8_t* 
 void IndexTurboQuant::add(std::int64_t n, const float* x) {
   if (n < 0) fail("cannot add " + std::to_string(n) + " vectors");
   if (n == 0) return;
+  if (options_.centre && !has_centre_) train(n, x);
   const std::size_t used = static_cast<std::size_t>(ntotal) * code_size;
   codes.resize(used + static_cast<std::size_t>(n) * code_size);
   try {
@@ -122,6 +156,7 @@ void IndexTurboQuant::merge_from(faiss::Index& other, std::int64_t add_id) {
 
 void IndexTurboQuant::sa_encode(std::int64_t n, const float* x, std::uint8_t* bytes) const {
   if (n < 0) fail("cannot encode " + std::to_string(n) + " vectors");
+  if (options_.centre && !has_centre_) fail("the index has no centre yet: train it or add vectors");
   if (n > 0) encode_rows(n, x, bytes);
 }
 
@@ -144,6 +179,7 @@ void IndexTurboQuant::check_compatible_for_merge(const faiss::Index& other) cons
   }
   if (same->metric_type != metric_type) fail("cannot merge indexes with different metrics");
   require_same_codes(options_, same->options_);
+  if (centre() != same->centre()) fail("cannot merge indexes with different centres");
 }
 
 }  // namespace turboquant

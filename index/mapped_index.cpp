@@ -45,7 +45,8 @@ MappedIndex::MappedIndex(std::shared_ptr<const FileMapping> file, const FlatView
     : faiss::Index(static_cast<std::int64_t>(view.dimension), view.metric),
       file_(std::move(file)),
       options_(view.options),
-      codec_(make_codec(static_cast<std::int64_t>(view.dimension), view.options, view.metric)),
+      codec_(make_codec(static_cast<std::int64_t>(view.dimension), view.options, view.metric,
+                        view.centre)),
       codes_(view.codes) {
   ntotal = view.count;
   is_trained = true;

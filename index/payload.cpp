@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 #include <typeinfo>
+#include <utility>
 #include <vector>
 
 #include "index/checked_reader.h"
@@ -23,6 +24,8 @@ constexpr std::uint64_t kMaxLists = std::uint64_t{1} << 24;
 constexpr std::size_t kMaxDimension = 65536;
 constexpr std::uint8_t kFlagNormalize = 1;
 constexpr std::uint8_t kFlagByResidual = 2;
+constexpr std::uint8_t kFlagCentre = 4;         // of flat indexes whose codes are of x - c
+constexpr std::uint8_t kFlagCentreFollows = 8;  // c itself stands before the codes
 enum Kind : std::uint8_t { kFlat = 0, kIvf = 1 };
 
 struct Header {
@@ -71,7 +74,8 @@ Header make_header(Kind kind, const Quantizer& codec, const IndexOptions& option
   header.estimator = static_cast<std::uint8_t>(options.estimator);
   header.projection = static_cast<std::uint8_t>(options.projection);
   header.metric = static_cast<std::uint8_t>(to_metric(metric));
-  header.flags = options.normalize ? kFlagNormalize : 0;
+  header.flags = static_cast<std::uint8_t>((options.normalize ? kFlagNormalize : 0) |
+                                           (options.centre ? kFlagCentre : 0));
   header.dimension = static_cast<std::uint32_t>(codec.dimension());
   header.code_size = static_cast<std::uint32_t>(codec.code_size());
   header.seed = options.seed;
@@ -98,7 +102,15 @@ void write_header(faiss::IOWriter* writer, Header header) {
 void write_flat(const IndexTurboQuant& index, faiss::IOWriter* writer) {
   Header header = make_header(kFlat, index.codec(), index.options(), index.metric_type);
   header.count = static_cast<std::uint64_t>(index.ntotal);
+  const std::vector<float> centre = index.centre();
+  if (!centre.empty()) header.flags |= kFlagCentreFollows;
   write_header(writer, header);
+  if (!centre.empty()) {
+    const std::size_t size = centre.size() * sizeof(float);
+    const std::uint64_t sum = checksum(reinterpret_cast<const std::uint8_t*>(centre.data()), size);
+    write_bytes(writer, centre.data(), size);
+    write_bytes(writer, &sum, sizeof sum);
+  }
   const std::size_t bytes = static_cast<std::size_t>(index.ntotal) * index.code_size;
   write_bytes(writer, index.codes.data(), bytes);
   const std::uint64_t sum = checksum(index.codes.data(), bytes);
@@ -130,10 +142,15 @@ Header read_header(CheckedReader& reader) {
   }
   const bool gaussian = header.projection == static_cast<std::uint8_t>(Projection::kGaussian);
   const bool qjl = header.estimator == static_cast<std::uint8_t>(Estimator::kQjl);
-  const std::uint8_t allowed_flags = header.kind == kIvf ? kFlagByResidual : kFlagNormalize;
+  const std::uint8_t allowed_flags =
+      header.kind == kIvf ? kFlagByResidual : kFlagNormalize | kFlagCentre | kFlagCentreFollows;
+  const bool stray_centre = (header.flags & kFlagCentreFollows) != 0
+                                ? (header.flags & kFlagCentre) == 0
+                                : (header.flags & kFlagCentre) != 0 && header.count > 0;
   if (header.kind > kIvf || header.bits < 1 || header.bits > 4 || header.estimator > 2 ||
       header.projection > 1 || (gaussian && !qjl) || header.metric > 1 ||
-      (header.flags & ~allowed_flags) != 0 || header.reserved != 0 || header.reserved2 != 0) {
+      (header.flags & ~allowed_flags) != 0 || stray_centre || header.reserved != 0 ||
+      header.reserved2 != 0) {
     reader.fail_here("the TurboQuant header holds a value that format 1 does not allow");
   }
   if (header.dimension < 1 || header.dimension > kMaxDimension) {
@@ -154,6 +171,7 @@ IndexOptions options_of(const Header& header) {
   options.estimator = static_cast<Estimator>(header.estimator);
   options.projection = static_cast<Projection>(header.projection);
   options.normalize = (header.flags & kFlagNormalize) != 0;
+  options.centre = (header.flags & kFlagCentre) != 0;
   options.seed = header.seed;
   return options;
 }
@@ -190,9 +208,27 @@ void check_factors(const CheckedReader& reader, const Quantizer& codec, const st
   }
 }
 
+// The centre of a flat index; empty when it has none.
+std::vector<float> read_centre(CheckedReader& reader, const Header& header) {
+  std::vector<float> centre;
+  if ((header.flags & kFlagCentreFollows) == 0) return centre;
+  reader.read_vector(centre, header.dimension, "centre");
+  const auto stored = reader.value<std::uint64_t>("checksum of the centre");
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(centre.data());
+  if (kCompareChecksums && stored != checksum(bytes, centre.size() * sizeof(float))) {
+    reader.fail_here("the centre is damaged: its checksum is wrong");
+  }
+  for (const float c : centre) {
+    if (!std::isfinite(c)) reader.fail_here("the centre is not finite");
+  }
+  return centre;
+}
+
 std::unique_ptr<IndexTurboQuant> read_flat(CheckedReader& reader, const Header& header) {
   auto index = std::make_unique<IndexTurboQuant>(static_cast<int>(header.dimension),
                                                  options_of(header), metric_of(header));
+  const std::vector<float> centre = read_centre(reader, header);
+  if (!centre.empty()) index->set_centre(centre.data());
   check_codec(reader, header, index->codec());
   reader.read_vector(index->codes, header.count * header.code_size, "codes");
   const auto stored = reader.value<std::uint64_t>("checksum of the codes");
@@ -348,15 +384,18 @@ FlatView view_flat_payload(MemoryReader& stream, bool check_codes) {
   CheckedReader reader(&stream);
   const Header header = read_header(reader);
   if (header.kind != kFlat) reader.fail_here("expected a flat TurboQuant index");
-  const Quantizer codec = make_codec(header.dimension, options_of(header), metric_of(header));
+  std::vector<float> centre = read_centre(reader, header);
+  const Quantizer codec =
+      make_codec(header.dimension, options_of(header), metric_of(header), centre);
   check_codec(reader, header, codec);
   const std::uint64_t bytes = header.count * header.code_size;
   if (stream.remaining() < sizeof(std::uint64_t) ||
       bytes > stream.remaining() - sizeof(std::uint64_t)) {
     reader.fail_here("the file ends inside the codes");
   }
-  FlatView view{options_of(header), metric_of(header), header.dimension,
-                static_cast<std::int64_t>(header.count), stream.position()};
+  FlatView view{options_of(header), metric_of(header),
+                header.dimension,   static_cast<std::int64_t>(header.count),
+                stream.position(),  std::move(centre)};
   if (check_codes) {
     std::uint64_t stored;
     std::memcpy(&stored, view.codes + bytes, sizeof stored);

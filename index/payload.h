@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "index/checked_reader.h"
 #include "turboquant/index_ivf_turboquant.h"
@@ -61,6 +62,7 @@ struct FlatView {
   std::size_t dimension = 0;
   std::int64_t count = 0;
   const std::uint8_t* codes = nullptr;
+  std::vector<float> centre;  ///< [dimension]; empty when the index has none
 };
 
 /// Reads what follows the fourcc. The header is checked; with `check_codes` the codes are too.

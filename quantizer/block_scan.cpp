@@ -26,7 +26,7 @@ struct RowBlock {
   float scale[kMostRows];
   float residual[kMostRows];
   float norm[kMostRows];
-  float term[kMostRows];  // norm, lowered by more than rounding
+  float term[kMostRows];  // Quantizer::Impl::term
   std::size_t n = 0;
 };
 
@@ -38,7 +38,8 @@ class Scan {
         rows_(rows),
         sink_(sink),
         size_(impl_.code_size()),
-        l2_(queries.metric() == Metric::kL2) {}
+        l2_(queries.metric() == Metric::kL2),
+        terms_(l2_ || impl_.centred()) {}
 
   void run(std::size_t begin, std::size_t end, std::size_t first_group, std::size_t last_group) {
     const bool few = queries_.few();
@@ -104,10 +105,8 @@ class Scan {
       const std::uint8_t* row = rows_.codes + id(j) * size_;
       block_.scale[j] = impl_.scale(row);
       if (impl_.two_parts()) block_.residual[j] = impl_.residual_scale(row);
-      if (l2_) {
-        block_.norm[j] = impl_.norm_squared(row);
-        block_.term[j] = block_.norm[j] * 0.999999f;
-      }
+      if (l2_) block_.norm[j] = impl_.norm_squared(row);
+      if (terms_) block_.term[j] = impl_.term(row, queries_.metric());
     }
   }
 
@@ -117,6 +116,10 @@ class Scan {
   }
 
   void offer(std::size_t q, std::size_t j, float product) {
+    offer_exact(q, j, queries_.prepared().with_centre(q, product, rows_.codes + id(j) * size_));
+  }
+
+  void offer_exact(std::size_t q, std::size_t j, float product) {
     const float score = queries_.score(q, product, l2_ ? block_.norm[j] : 0);
     if (sink_.offer(q, score, static_cast<std::uint32_t>(id(j)))) update_cutoff(q);
   }
@@ -129,16 +132,16 @@ class Scan {
       load_factors();
       float products[kMostRows];
       prepared.products(q, base, chosen, block_.n, products);
-      for (std::size_t j = 0; j < block_.n; ++j) offer(q, j, products[j]);
+      for (std::size_t j = 0; j < block_.n; ++j) offer_exact(q, j, products[j]);
       return;
     }
     impl_.kernels.dot_rows(base, size_, chosen, block_.n, impl_.options.dimension, impl_.levels,
                            prepared.levels.view(q, impl_.padded), dots_.data());
     if (q == first_query_) load_factors();
     const std::size_t at = q - first_query_;
-    const std::size_t n =
-        impl_.kernels.select_rows(dots_.data(), block_.n, block_.scale, l2_ ? block_.term : nullptr,
-                                  term_[at], cutoff_[at], hits_.data());
+    const std::size_t n = impl_.kernels.select_rows(dots_.data(), block_.n, block_.scale,
+                                                    terms_ ? block_.term : nullptr, term_[at],
+                                                    cutoff_[at], hits_.data());
     for (std::size_t h = 0; h < n; ++h) {
       const Hit& hit = hits_[h];
       offer(q, hit.row, scaled_product(hit.dot, block_.scale[hit.row], prepared.levels.scales[q]));
@@ -183,7 +186,7 @@ class Scan {
     const auto& scales = queries_.prepared().levels.scales;
     const std::size_t at = g * kLane - first_query_;
     const std::size_t n =
-        impl_.kernels.select_tile(dots, block_.n, block_.scale, l2_ ? block_.term : nullptr,
+        impl_.kernels.select_tile(dots, block_.n, block_.scale, terms_ ? block_.term : nullptr,
                                   &term_[at], &cutoff_[at], hits_.data());
     for (std::size_t h = 0; h < n; ++h) {
       const Hit& hit = hits_[h];
@@ -214,6 +217,7 @@ class Scan {
   ScanSink& sink_;
   const std::size_t size_;
   const bool l2_;
+  const bool terms_;
   std::size_t first_query_ = 0;
   RowBlock block_;
   AlignedVector<std::int8_t> decoded_, decoded_signs_;
@@ -251,14 +255,17 @@ void ScanQueries::cutoff(std::size_t q, float scale, float bound, float* cutoff,
   // several times what rounding can do; the exact score decides.
   constexpr float kSlack = 1e-6f;
   *query_term = 0;
+  const float offset = prepared_.offsets.empty() ? 0 : prepared_.offsets[q];
   if (metric_ == Metric::kInnerProduct) {
-    *cutoff = bound / scale;
-    *cutoff -= std::fabs(*cutoff) * kSlack + 1e-37f;
+    if (prepared_.impl().centred()) *query_term = 1 / scale;
+    *cutoff = (bound - offset) / scale;
+    *cutoff -= (std::fabs(bound) + std::fabs(offset)) / scale * kSlack + 1e-37f;
   } else {
     const float half = 0.5f / scale;
     const float norm = prepared_.norms_squared[q];
     *query_term = half;
-    *cutoff = (norm - bound) * half - kSlack * (norm + std::fabs(bound)) * half - 1e-37f;
+    *cutoff = ((norm - bound) - 2 * offset) * half -
+              kSlack * ((norm + std::fabs(bound)) + 2 * std::fabs(offset)) * half - 1e-37f;
   }
   if (!std::isfinite(*cutoff) || !std::isfinite(*query_term)) {
     *cutoff = std::numeric_limits<float>::quiet_NaN();

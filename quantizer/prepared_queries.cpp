@@ -33,7 +33,7 @@ void round_query(const Quantizer::Impl& impl, const float* u, double norm, std::
 }  // namespace
 
 PreparedQueries::PreparedQueries(const Quantizer::Impl& impl, const float* queries, std::size_t nq)
-    : norms_squared(nq), impl_(impl) {
+    : norms_squared(nq), offsets(impl.centred() ? nq : 0), impl_(impl) {
   const std::size_t d = impl.options.dimension;
   resize(levels, nq, impl.padded);
   if (impl.two_parts()) resize(signs, nq, impl.padded);
@@ -58,8 +58,18 @@ bool PreparedQueries::prepare(const float* query, std::size_t q, float* rotated,
   const std::size_t d = impl_.options.dimension;
   const double norm_squared = impl_.kernels.norm_squared(query, d);
   if (!std::isfinite(norm_squared)) return false;
-  const double norm = std::sqrt(norm_squared);
+  double norm = std::sqrt(norm_squared);
   norms_squared[q] = saturate(norm_squared);
+  if (impl_.centred()) {
+    const float* centre = impl_.options.centre.data();
+    offsets[q] = saturate(static_cast<double>(impl_.kernels.dot(query, centre, d)) -
+                          impl_.centre_norm_squared);
+    impl_.subtract_centre(query, rotated);
+    const double rest_squared = impl_.kernels.norm_squared(rotated, d);
+    if (!std::isfinite(rest_squared)) return false;
+    norm = std::sqrt(rest_squared);
+    query = rotated;
+  }
   // Rotated at unit length, so that no norm overflows inside the transform.
   impl_.kernels.scale(query, d, norm > 0 ? 1 / norm : 0, rotated);
   impl_.rotation.apply(impl_.kernels, rotated);
@@ -88,11 +98,15 @@ void PreparedQueries::products(std::size_t q, const std::uint8_t* codes, const s
     for (std::size_t j = 0; j < count; ++j) {
       out[first + j] = scaled_product(dots[j], impl_.scale(row(j)), levels.scales[q]);
     }
-    if (!impl_.two_parts()) continue;
-    impl_.kernels.dot_rows(base, size, chosen, count, impl_.options.dimension, impl_.signs,
-                           signs.view(q, impl_.padded), dots);
-    for (std::size_t j = 0; j < count; ++j) {
-      out[first + j] += scaled_product(dots[j], impl_.residual_scale(row(j)), signs.scales[q]);
+    if (impl_.two_parts()) {
+      impl_.kernels.dot_rows(base, size, chosen, count, impl_.options.dimension, impl_.signs,
+                             signs.view(q, impl_.padded), dots);
+      for (std::size_t j = 0; j < count; ++j) {
+        out[first + j] += scaled_product(dots[j], impl_.residual_scale(row(j)), signs.scales[q]);
+      }
+    }
+    for (std::size_t j = 0; impl_.centred() && j < count; ++j) {
+      out[first + j] = with_centre(q, out[first + j], row(j));
     }
   }
 }

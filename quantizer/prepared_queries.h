@@ -37,6 +37,12 @@ class PreparedQueries {
   QueryPart levels;
   QueryPart signs;                   ///< empty unless kQjl
   std::vector<float> norms_squared;  ///< [nq] |q|^2, saturated
+  std::vector<float> offsets;        ///< [nq] <q, c> - |c|^2; empty without a centre c
+
+  /// The estimate from what the codes give: what the centre adds comes last.
+  float with_centre(std::size_t q, float product, const std::uint8_t* row) const {
+    return impl_.centred() ? product + (impl_.centre_product(row) + offsets[q]) : product;
+  }
 
  private:
   bool prepare(const float* query, std::size_t q, float* rotated, float* projected);

@@ -175,20 +175,19 @@ class PrunedSearch {
 
   std::size_t select(std::size_t c, const Cutoff& cutoff, Hit* hits) const {
     const std::size_t row = c * kChunk * kBlock;
-    const float* norms = l2_ ? plane_.norms() + row : nullptr;
-    return impl_.kernels.select_rows(sums_.get() + row, chunk_rows(c), plane_.scales() + row, norms,
+    const float* terms = plane_.terms() != nullptr ? plane_.terms() + row : nullptr;
+    return impl_.kernels.select_rows(sums_.get() + row, chunk_rows(c), plane_.scales() + row, terms,
                                      cutoff.term, cutoff.value, hits);
   }
 
+  // The best score that the bound allows.
   std::uint64_t upper_key(std::size_t c, const Hit& hit) const {
     const std::size_t row = c * kChunk * kBlock + hit.row;
-    const float product = scaled_product(hit.dot, plane_.scales()[row], unit_);
-    return key(product, static_cast<std::uint32_t>(row));
-  }
-
-  std::uint64_t key(float product, std::uint32_t row) const {
-    const float score = queries_.score(q_, product, l2_ ? plane_.norms()[row] : 0);
-    return candidate_key(queries_.metric(), score, row);
+    const float product = scaled_product(hit.dot, plane_.scales()[row], unit_) +
+                          (prepared_.offsets.empty() ? 0 : prepared_.offsets[q_]);
+    const float term = plane_.terms() != nullptr ? plane_.terms()[row] : 0;
+    const float score = l2_ ? queries_.score(q_, product, term) : product - term;
+    return candidate_key(queries_.metric(), score, static_cast<std::uint32_t>(row));
   }
 
   // Exact scores of the rows whose upper bound passes, but not `done`. Returns their number.
@@ -215,7 +214,7 @@ class PrunedSearch {
 
   // What select does for one row.
   bool passes(std::uint32_t row, std::int32_t sum, const Cutoff& cutoff) const {
-    const float term = l2_ ? plane_.norms()[row] * cutoff.term : 0;
+    const float term = plane_.terms() != nullptr ? plane_.terms()[row] * cutoff.term : 0;
     return !(static_cast<float>(sum) * plane_.scales()[row] - term <= cutoff.value);
   }
 
@@ -229,7 +228,11 @@ class PrunedSearch {
         for (std::size_t at = 0; at < impl_.code_size(); at += 64) __builtin_prefetch(row + at);
       }
       prepared_.products(q_, rows_.codes, rows + i, count, products);
-      for (std::size_t j = 0; j < count; ++j) best.offer(key(products[j], rows[i + j]));
+      for (std::size_t j = 0; j < count; ++j) {
+        const std::uint8_t* row = rows_.codes + std::size_t{rows[i + j]} * impl_.code_size();
+        const float score = queries_.score(q_, products[j], l2_ ? impl_.norm_squared(row) : 0);
+        best.offer(candidate_key(queries_.metric(), score, rows[i + j]));
+      }
     }
   }
 

@@ -25,6 +25,15 @@ const QuantizerOptions& validated(const QuantizerOptions& options) {
   if (options.estimator > Estimator::kMse || options.projection > Projection::kGaussian) {
     throw std::invalid_argument("unknown estimator or projection");
   }
+  if (!options.centre.empty()) {
+    if (options.centre.size() != options.dimension) {
+      throw std::invalid_argument("a centre of dimension " + std::to_string(options.centre.size()) +
+                                  " for vectors of dimension " + std::to_string(options.dimension));
+    }
+    for (const float c : options.centre) {
+      if (!std::isfinite(c)) throw std::invalid_argument("the centre holds NaN or infinity");
+    }
+  }
   return options;
 }
 
@@ -37,19 +46,30 @@ void write_float(std::uint8_t*& at, float value) {
 class Encoder {
  public:
   explicit Encoder(const Quantizer::Impl& impl)
-      : impl_(impl), y_(impl.padded), codes_(impl.padded), projected_(impl.padded) {}
+      : impl_(impl),
+        y_(impl.padded),
+        codes_(impl.padded),
+        projected_(impl.padded),
+        centred_(impl.centred() ? impl.padded : 0) {}
 
   // False when x holds NaN or infinity.
   bool encode(const float* x, std::uint8_t* row) {
     const QuantizerOptions& options = impl_.options;
     const std::size_t d = options.dimension;
     const double norm_squared = impl_.kernels.norm_squared(x, d);
-    if (!std::isfinite(norm_squared)) return false;
-    const double norm = std::sqrt(norm_squared);
+    double rest_squared = norm_squared;
+    const float* rest = x;
+    if (impl_.centred()) {
+      impl_.subtract_centre(x, centred_.data());
+      rest = centred_.data();
+      rest_squared = impl_.kernels.norm_squared(rest, d);
+    }
+    if (!std::isfinite(norm_squared) || !std::isfinite(rest_squared)) return false;
+    const double norm = std::sqrt(rest_squared);
     if (norm == 0) {
       std::fill(y_.begin(), y_.end(), 0.0f);
     } else {
-      impl_.kernels.scale(x, d, impl_.sqrt_d / norm, y_.data());
+      impl_.kernels.scale(rest, d, impl_.sqrt_d / norm, y_.data());
       impl_.rotation.apply(impl_.kernels, y_.data());
     }
     std::uint8_t* factors = row + impl_.packed;
@@ -61,6 +81,9 @@ class Encoder {
       write_float(factors, scale_of(norm, product));
     }
     impl_.kernels.pack(codes_.data(), d, options.bits, row);
+    if (impl_.centred()) {
+      write_float(factors, saturate(impl_.kernels.dot(options.centre.data(), x, d)));
+    }
     if (options.with_norm) write_float(factors, saturate(norm_squared));
     return true;
   }
@@ -112,6 +135,7 @@ class Encoder {
   AlignedVector<float> y_;
   AlignedVector<std::uint8_t> codes_;
   AlignedVector<float> projected_;
+  AlignedVector<float> centred_;
   AlignedVector<std::uint8_t> signs_;
 };
 
@@ -127,12 +151,15 @@ class Decoder {
     impl_.rotation.apply_inverse(impl_.kernels, y_.data());
     const float scale = impl_.scale(row);
     for (std::size_t i = 0; i < d; ++i) x[i] = y_[i] * scale;
-    if (!impl_.two_parts()) return;
-    read(row, impl_.signs, part_.data());
-    impl_.project_transposed(part_.data(), y_.data());
-    impl_.rotation.apply_inverse(impl_.kernels, y_.data());
-    const float residual = impl_.residual_scale(row);
-    for (std::size_t i = 0; i < d; ++i) x[i] += y_[i] * residual;
+    if (impl_.two_parts()) {
+      read(row, impl_.signs, part_.data());
+      impl_.project_transposed(part_.data(), y_.data());
+      impl_.rotation.apply_inverse(impl_.kernels, y_.data());
+      const float residual = impl_.residual_scale(row);
+      for (std::size_t i = 0; i < d; ++i) x[i] += y_[i] * residual;
+    }
+    if (!impl_.centred()) return;
+    for (std::size_t i = 0; i < d; ++i) x[i] += impl_.options.centre[i];
   }
 
  private:
@@ -159,6 +186,9 @@ Quantizer::Impl::Impl(const QuantizerOptions& wanted)
       packed(kernels::packed_bytes(options.dimension, options.bits)),
       padded(kernels::round_up(options.dimension, kernels::kBlock)),
       sqrt_d(std::sqrt(static_cast<double>(options.dimension))) {
+  if (centred()) {
+    centre_norm_squared = saturate(kernels.norm_squared(options.centre.data(), options.dimension));
+  }
   if (!two_parts()) return;
   levels = qjl_level_table(options.bits);
   signs = qjl_sign_table(options.bits);

@@ -27,10 +27,13 @@ struct Quantizer::Impl {
   std::size_t packed;         // bytes of the codes
   std::size_t padded;         // d rounded up to kBlock
   double sqrt_d;
+  float centre_norm_squared = 0;
 
   bool two_parts() const { return options.estimator == Estimator::kQjl; }
+  bool centred() const { return !options.centre.empty(); }
   std::size_t code_size() const {
-    return packed + 4 * (1u + (two_parts() ? 1u : 0u) + (options.with_norm ? 1u : 0u));
+    return packed + 4 * (1u + (two_parts() ? 1u : 0u) + (centred() ? 1u : 0u) +
+                         (options.with_norm ? 1u : 0u));
   }
 
   // Factors behind the codes of a row.
@@ -41,7 +44,23 @@ struct Quantizer::Impl {
   }
   float scale(const std::uint8_t* row) const { return read_float(row + packed); }
   float residual_scale(const std::uint8_t* row) const { return read_float(row + packed + 4); }
+  float centre_product(const std::uint8_t* row) const {
+    return read_float(row + packed + (two_parts() ? 8 : 4));
+  }
   float norm_squared(const std::uint8_t* row) const { return read_float(row + code_size() - 4); }
+
+  /// out[i] = x[i] - centre[i].
+  void subtract_centre(const float* x, float* out) const {
+    for (std::size_t i = 0; i < options.dimension; ++i) out[i] = x[i] - options.centre[i];
+  }
+
+  /// The part of a row's score that depends on the row alone and not on its codes, for the cut-offs
+  /// of ScanQueries: products and distances fall as it grows. Lowered by more than rounding.
+  float term(const std::uint8_t* row, Metric metric) const {
+    const float norm = metric == Metric::kL2 ? norm_squared(row) : 0;
+    const float product = centred() ? (metric == Metric::kL2 ? 2 : 1) * centre_product(row) : 0;
+    return (norm - product) - (norm + std::fabs(product)) * 1e-6f;
+  }
 
   /// Projects y by G, in place of `out`.
   void project(const float* y, float* out) const;
@@ -50,6 +69,7 @@ struct Quantizer::Impl {
 
 /// float(value), with the largest finite float in place of overflow.
 inline float saturate(double value) {
+  if (value < -FLT_MAX) return -FLT_MAX;
   return value > FLT_MAX ? FLT_MAX : static_cast<float>(value);
 }
 

@@ -232,6 +232,9 @@ float QueryScorer::symmetric(const std::uint8_t* a, const std::uint8_t* b) const
     impl.kernels.dot_rows(b, impl.code_size(), nullptr, 1, impl.options.dimension, impl.levels,
                           {levels.data(), sum}, &dot);
     product = scaled_product(dot, impl.scale(b), impl.scale(a));
+    if (impl.centred()) {
+      product += (impl.centre_product(a) + impl.centre_product(b)) - impl.centre_norm_squared;
+    }
   }
   if (state_->metric == Metric::kInnerProduct) return product;
   return squared_distance(impl.norm_squared(a), impl.norm_squared(b), product);

@@ -21,11 +21,11 @@ std::uint8_t sign_bits(const std::int8_t* levels) {
 
 }  // namespace
 
-SignPlane::SignPlane(const Quantizer& quantizer)
-    : quantizer_(quantizer), row_bytes_((quantizer.dimension() + 7) / 8) {}
+SignPlane::SignPlane(const Quantizer& quantizer, Metric metric)
+    : quantizer_(quantizer), metric_(metric), row_bytes_((quantizer.dimension() + 7) / 8) {}
 
 std::size_t SignPlane::bytes() const {
-  return signs_.size() + 4 * (scales_.size() + norms_.size() + spreads_.size());
+  return signs_.size() + 4 * (scales_.size() + terms_.size() + spreads_.size());
 }
 
 void SignPlane::extend(const std::uint8_t* codes, std::size_t n) {
@@ -33,7 +33,7 @@ void SignPlane::extend(const std::uint8_t* codes, std::size_t n) {
   const std::size_t blocks = (n + kBlock - 1) / kBlock;
   signs_.resize(blocks * kBlock * row_bytes_);
   scales_.resize(blocks * kBlock);
-  if (quantizer_.options().with_norm) norms_.resize(blocks * kBlock);
+  if (metric_ == Metric::kL2 || quantizer_.impl().centred()) terms_.resize(blocks * kBlock);
   spreads_.resize(blocks);
   const std::size_t first_block = rows_ / kBlock;
 #pragma omp parallel for schedule(static) if ((n - rows_) * row_bytes_ > 100000)
@@ -61,7 +61,7 @@ void SignPlane::fill_block(std::size_t b, std::size_t first, std::size_t last,
     }
     const double c = static_cast<double>(squares) / absolute;
     scales_[row] = saturate(c * impl.scale(code));
-    if (!norms_.empty()) norms_[row] = impl.norm_squared(code);
+    if (!terms_.empty()) terms_[row] = impl.term(code, metric_);
     const double rest = 1 - static_cast<double>(absolute) / c / static_cast<double>(d);
     spreads_[b] = std::max(spreads_[b], static_cast<float>(std::sqrt(std::max(0.0, rest))));
     std::uint8_t* to = plane + kernels::sign_position(row % kBlock);

@@ -22,7 +22,7 @@ class SignPlane {
     return options.bits > 1 && options.estimator != Estimator::kQjl;
   }
 
-  explicit SignPlane(const Quantizer& quantizer);
+  SignPlane(const Quantizer& quantizer, Metric metric);
 
   /// Takes rows [rows(), n) of codes[n][code_size]. Uses OpenMP threads.
   void extend(const std::uint8_t* codes, std::size_t n);
@@ -34,9 +34,9 @@ class SignPlane {
   std::size_t blocks() const { return spreads_.size(); }
   std::size_t row_bytes() const { return row_bytes_; }
   const std::uint8_t* block(std::size_t b) const { return signs_.data() + b * 64 * row_bytes_; }
-  /// s c of each row, and its squared norm where the codes hold one (else null).
+  /// s c of each row, and Quantizer::Impl::term where rows have one (else null).
   const float* scales() const { return scales_.data(); }
-  const float* norms() const { return norms_.empty() ? nullptr : norms_.data(); }
+  const float* terms() const { return terms_.empty() ? nullptr : terms_.data(); }
   /// Largest |r| / (c sqrt(d)) in a block.
   float spread(std::size_t b) const { return spreads_[b]; }
 
@@ -44,10 +44,11 @@ class SignPlane {
   void fill_block(std::size_t b, std::size_t first, std::size_t last, const std::uint8_t* codes);
 
   Quantizer quantizer_;
+  Metric metric_;
   std::size_t row_bytes_;
   std::size_t rows_ = 0;
   AlignedVector<std::uint8_t> signs_;  // [blocks][row_bytes][64]
-  AlignedVector<float> scales_, norms_;
+  AlignedVector<float> scales_, terms_;
   std::vector<float> spreads_;
 };
 

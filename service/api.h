@@ -42,8 +42,8 @@ class Api {
   void add_search_methods(std::vector<Method>& methods);
   void add_admin_methods(std::vector<Method>& methods);
 
-  void search(Call& call, const v1::SearchRequest& request, v1::SearchResponse& response,
-              const Done& done);
+  /// May refuse to scan: then returns false where it would have to, and done is not called.
+  bool search(Call& call, const v1::SearchRequest& request, const Done& done, bool may_scan);
   absl::StatusOr<SearchOptions> search_options(Call& call, const v1::SearchRequest& request,
                                                const Target& target, std::size_t queries) const;
   absl::Status range_search(Call& call, const v1::RangeSearchRequest& request,

@@ -111,29 +111,35 @@ absl::StatusOr<SearchOptions> Api::search_options(Call& call, const v1::SearchRe
   return options;
 }
 
-void Api::search(Call& call, const v1::SearchRequest& request, v1::SearchResponse& response,
-                 const Done& done) {
+bool Api::search(Call& call, const v1::SearchRequest& request, const Done& done, bool may_scan) {
+  const auto refuse = [&done](const absl::Status& status) {
+    done(status);
+    return true;
+  };
   auto found_target = target(call, request.collection());
-  if (!found_target.ok()) return done(found_target.status());
+  if (!found_target.ok()) return refuse(found_target.status());
   const Target& to = *found_target;
   std::vector<float> scratch;
   auto vectors = from_proto(request.queries(), to.dimension, scratch);
-  if (!vectors.ok()) return done(vectors.status());
+  if (!vectors.ok()) return refuse(vectors.status());
   const std::size_t queries = vectors->size() / to.dimension;
   call.rows = queries;
   call.k = request.k();
-  if (absl::Status status = check_rows(queries); !status.ok()) return done(status);
+  if (absl::Status status = check_rows(queries); !status.ok()) return refuse(status);
   auto options = search_options(call, request, to, queries);
-  if (!options.ok()) return done(options.status());
+  if (!options.ok()) return refuse(options.status());
 
+  auto& response = *google::protobuf::Arena::CreateMessage<v1::SearchResponse>(&call.arena);
   const Parts parts = options->parts;
   if (queries > 1 || options->filter) {
+    if (!may_scan) return false;
     auto found = to.collection->search(*vectors, *options);
-    if (!found.ok()) return done(found.status());
+    if (!found.ok()) return refuse(found.status());
     results_to_proto(*found, parts, response);
-    return done(&response);
+    done(&response);
+    return true;
   }
-  if (absl::Status status = check_query(*vectors, to.metric); !status.ok()) return done(status);
+  if (absl::Status status = check_query(*vectors, to.metric); !status.ok()) return refuse(status);
   MicroBatcher::Query query;
   query.vector.assign(vectors->begin(), vectors->end());
   query.deadline = call.deadline;
@@ -148,6 +154,7 @@ void Api::search(Call& call, const v1::SearchRequest& request, v1::SearchRespons
     done(make_error(absl::StatusCode::kResourceExhausted, "SERVER_BUSY",
                     "too many searches are waiting; try again a little later"));
   }
+  return true;
 }
 
 absl::Status Api::range_search(Call& call, const v1::RangeSearchRequest& request,
@@ -356,11 +363,12 @@ absl::Status Api::info(Call&, const v1::GetInfoRequest&, v1::GetInfoResponse& re
 void Api::add_search_methods(std::vector<Method>& methods) {
   Method searching;
   searching.path = "/turboquant.v1.SearchService/Search";
-  searching.quick = true;
   searching.request = &v1::SearchRequest::default_instance();
   searching.handle = [this](Call& call, const Message& request, const Done& done) {
-    search(call, static_cast<const v1::SearchRequest&>(request),
-           *google::protobuf::Arena::CreateMessage<v1::SearchResponse>(&call.arena), done);
+    (void)search(call, static_cast<const v1::SearchRequest&>(request), done, true);
+  };
+  searching.quick = [this](Call& call, const Message& request, const Done& done) {
+    return search(call, static_cast<const v1::SearchRequest&>(request), done, false);
   };
   methods.push_back(std::move(searching));
   const auto path = [](const char* name) {

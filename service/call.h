@@ -52,10 +52,11 @@ struct Method {
   Workers workers = Workers::kCompute;
   /// A stream of requests, each answered in turn.
   bool stream = false;
-  /// handle() returns quickly: small requests need no other thread before it.
-  bool quick = false;
   const Message* request = nullptr;  ///< an empty one
   std::function<void(Call&, const Message&, Done)> handle;
+  /// As handle, but never takes long, so that gRPC's own threads may call it: returns false,
+  /// without having called the Done, when the request needs a worker. Null: they all do.
+  std::function<bool(Call&, const Message&, Done)> quick = nullptr;
 };
 
 }  // namespace turboquant::service

@@ -122,6 +122,9 @@ void ClientImpl::call_async(const std::string& path, const google::protobuf::Mes
 
 absl::Status ClientImpl::call(const std::string& path, const google::protobuf::Message& request,
                               google::protobuf::Message* response, const ReadControl& control) {
+  if (control.cancelled != nullptr && *control.cancelled) {
+    return make_error(absl::StatusCode::kCancelled, "CANCELLED", "the caller cancelled");
+  }
   struct Waiting {
     std::mutex mutex;
     std::condition_variable wake;

@@ -144,7 +144,8 @@ class Rpc final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
       return answer(make_error(absl::StatusCode::kDeadlineExceeded, "DEADLINE",
                                "the deadline passed before the work began"));
     }
-    if (method_.quick && request_.Length() <= kSmallRequest) return handle();
+    message_ = nullptr;
+    if (method_.quick != nullptr && request_.Length() <= kSmallRequest && handle_quickly()) return;
     if (!shared_.pool(method_.workers).submit([this] { handle(); })) {
       pushback_ = kBusyPushback;
       answer(make_error(absl::StatusCode::kResourceExhausted, "SERVER_BUSY",
@@ -152,22 +153,46 @@ class Rpc final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
     }
   }
 
+  // False when a worker has to do it. Once the answer is on its way this object may be gone.
+  bool handle_quickly() {
+    bool done = true;
+    guarded([this, &done] {
+      if (parse()) done = method_.quick(*call_, *message_, answering());
+    });
+    return done;
+  }
+
   void handle() {
     queued_ += absl::Now() - dispatched_;
     if (cancelled_) {
       return answer(make_error(absl::StatusCode::kCancelled, "CANCELLED", "cancelled"));
     }
+    guarded([this] {
+      if (message_ != nullptr || parse()) method_.handle(*call_, *message_, answering());
+    });
+  }
+
+  // False when the answer is that it cannot be parsed.
+  bool parse() {
+    message_ = method_.request->New(&call_->arena);
+    grpc::ProtoBufferReader reader(&request_);
+    const bool good = message_->ParseFromZeroCopyStream(&reader);
+    request_.Clear();
+    if (!good) {
+      answer(invalid("MALFORMED_REQUEST",
+                     "the request is not a message of its type, or nested too deeply"));
+    }
+    return good;
+  }
+
+  Done answering() {
+    return [this](absl::StatusOr<const Message*> result) { answer(std::move(result)); };
+  }
+
+  template <class Work>
+  void guarded(const Work& work) {
     try {
-      Message* const message = method_.request->New(&call_->arena);
-      grpc::ProtoBufferReader reader(&request_);
-      if (!message->ParseFromZeroCopyStream(&reader)) {
-        request_.Clear();
-        return answer(invalid("MALFORMED_REQUEST",
-                              "the request is not a message of its type, or nested too deeply"));
-      }
-      request_.Clear();
-      method_.handle(*call_, *message,
-                     [this](absl::StatusOr<const Message*> result) { answer(std::move(result)); });
+      work();
     } catch (const std::bad_alloc&) {
       answer(make_error(absl::StatusCode::kResourceExhausted, "MEMORY_LIMIT", "out of memory"));
     } catch (const std::exception& error) {
@@ -247,6 +272,7 @@ class Rpc final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuf
   std::shared_ptr<const Caller> caller_;
   std::string request_id_;
   std::unique_ptr<Call> call_;
+  Message* message_ = nullptr;  // of call_
   grpc::ByteBuffer request_;
   grpc::ByteBuffer response_;
   int code_ = 0;

@@ -33,9 +33,16 @@ bool to_string(const grpc::ByteBuffer& buffer, std::string& out) {
   return true;
 }
 
-Outcome outcome_of(const grpc::Status& status, const grpc::ClientContext& context) {
+// cancelled: by this side.
+Outcome outcome_of(const grpc::Status& status, const grpc::ClientContext& context, bool cancelled) {
   Outcome outcome;
   if (status.ok()) return outcome;
+  if (status.error_code() == grpc::StatusCode::CANCELLED && !cancelled &&
+      status.error_details().empty()) {
+    // No method of the server said so: gRPC drops calls that arrive while a server shuts down.
+    outcome.status = absl::UnavailableError("the server dropped the call; it may be stopping");
+    return outcome;
+  }
   outcome.status = from_wire(
       {static_cast<int>(status.error_code()), status.error_message(), status.error_details()});
   const auto& metadata = context.GetServerTrailingMetadata();
@@ -51,11 +58,15 @@ Outcome outcome_of(const grpc::Status& status, const grpc::ClientContext& contex
 
 class UnaryCall final : public Attempt, public std::enable_shared_from_this<UnaryCall> {
  public:
-  void cancel() override { context.TryCancel(); }
+  void cancel() override {
+    cancelled = true;
+    context.TryCancel();
+  }
 
   grpc::ClientContext context;
   grpc::ByteBuffer request;
   grpc::ByteBuffer answer;
+  std::atomic<bool> cancelled{false};
 };
 
 using BidiReactor = grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
@@ -92,7 +103,10 @@ class StreamReactor final : public TransportStream, public BidiReactor {
     if (idle) let_go();
   }
 
-  void cancel() override { context.TryCancel(); }
+  void cancel() override {
+    cancelled_ = true;
+    context.TryCancel();
+  }
 
   void OnWriteDone(bool ok) override {
     bool last = false;
@@ -126,7 +140,7 @@ class StreamReactor final : public TransportStream, public BidiReactor {
   }
 
   void OnDone(const grpc::Status& status) override {
-    callbacks_.on_done(outcome_of(status, context));
+    callbacks_.on_done(outcome_of(status, context, cancelled_));
     callbacks_ = {};
     self_.reset();  // may be the last
   }
@@ -155,6 +169,7 @@ class StreamReactor final : public TransportStream, public BidiReactor {
   bool finishing_ = false;
   bool ended_ = false;
   std::atomic<bool> let_go_{false};
+  std::atomic<bool> cancelled_{false};
 };
 
 std::string read_file(const std::string& path) {
@@ -162,16 +177,39 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+// gRPC's callbacks run in threads of one completion queue, which goes with the last channel that
+// makes such calls. Where that channel is let go of by a callback itself, as by a call whose client
+// was destroyed as soon as it had its answer, gRPC (1.51) has one of those threads wait for itself,
+// frees the queue, and returns into it. A channel that is never freed keeps the queue; the call
+// makes it take part, and fails at once, since a channel without credentials leads nowhere.
+void keep_callback_threads() {
+  static const bool kept = [] {
+    struct Nowhere {
+      grpc::GenericStub stub{grpc::CreateChannel("nowhere", nullptr)};
+      grpc::ClientContext context;
+      grpc::ByteBuffer request = to_buffer("");
+      grpc::ByteBuffer answer;
+    };
+    static auto* const nowhere = new Nowhere;
+    nowhere->stub.UnaryCall(&nowhere->context, "/nowhere", {}, &nowhere->request, &nowhere->answer,
+                            [](const grpc::Status&) {});
+    return true;
+  }();
+  static_cast<void>(kept);
+}
+
 class GrpcTransport final : public Transport {
  public:
   explicit GrpcTransport(const ClientOptions& options) : token_(options.token) {
+    keep_callback_threads();
     for (std::size_t i = 0; i < std::max<std::size_t>(1, options.connections); ++i) {
       grpc::ChannelArguments arguments;
       arguments.SetMaxReceiveMessageSize(-1);
       arguments.SetMaxSendMessageSize(-1);
       arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection for each channel
       arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-      arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+      // In truth the time that one attempt to connect may take.
+      arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 10'000);
       arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
       arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
       if (!options.server_name.empty()) {
@@ -192,7 +230,7 @@ class GrpcTransport final : public Transport {
     next_stub().UnaryCall(
         &attempt->context, path, {}, &attempt->request, &attempt->answer,
         [attempt, response, done = std::move(done)](const grpc::Status& status) {
-          Outcome outcome = outcome_of(status, attempt->context);
+          Outcome outcome = outcome_of(status, attempt->context, attempt->cancelled);
           std::string bytes;
           if (status.ok() &&
               !(to_string(attempt->answer, bytes) && response->ParseFromString(bytes))) {

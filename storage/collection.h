@@ -81,6 +81,9 @@ class CollectionImpl final : public Collection {
   /// One round of background work (docs/storage_format.md). `idle` folds few tombstones too.
   absl::Status maintain(bool idle);
 
+  /// Checks and encodes a batch.
+  absl::Status prepare(const RecordBatch& batch, PreparedRows& rows) const;
+
   /// Writes prepared rows as an upsert. They must be valid.
   absl::StatusOr<WriteResult> write_rows(const PreparedRows& rows, WriteKind kind,
                                          const WriteOptions& options, std::uint64_t request_hash);
@@ -101,7 +104,6 @@ class CollectionImpl final : public Collection {
   struct LoadState;
 
   // collection_write.cpp
-  absl::Status prepare(const RecordBatch& batch, PreparedRows& rows) const;
   absl::Status prepare_vectors(absl::Span<const float> vectors, PreparedRows& rows) const;
   absl::Status prepare_metadata(const Metadata& metadata, const RecordId& id,
                                 PreparedRows& rows) const;

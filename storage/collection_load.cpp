@@ -20,6 +20,10 @@ absl::StatusOr<Quantizer> make_quantizer(const CollectionOptions& options) {
       return invalid("BAD_FACTORY", absl::StrCat("factory \"", options.factory,
                                                  "\": ask for cosines by the metric instead"));
     }
+    if (parsed.centre) {
+      return invalid("BAD_FACTORY", absl::StrCat("factory \"", options.factory,
+                                                 "\": collections have no centre to subtract"));
+    }
     parsed.seed = options.seed.value_or(QuantizerOptions::kDefaultSeed);
     return make_codec(
         static_cast<std::int64_t>(options.dimension), parsed,

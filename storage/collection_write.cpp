@@ -254,13 +254,11 @@ void CollectionImpl::stage_row(Stage& stage, const RecordId& id, const std::uint
 void CollectionImpl::stage_full_block(Stage& stage, std::uint64_t last_row) const {
   const Block& block = *stage.edit.find(last_row);
   const BlockRows& memory = *block.memory;
-  std::string bytes;
-  bytes.reserve(kBlockRows * (memory.code_size + 9) + 16);
-  turboquant::storage::put(bytes, kBlockRows);
-  turboquant::storage::put(bytes, static_cast<std::uint32_t>(memory.code_size));
-  bytes.append(reinterpret_cast<const char*>(memory.codes.data()), kBlockRows * memory.code_size);
-  for (std::uint32_t i = 0; i < kBlockRows; ++i) put_id(bytes, memory.id(i));
-  stage.batch.put(kCodes, block_key(cid(), block.number, kBlockPart), std::move(bytes));
+  const std::string_view codes(reinterpret_cast<const char*>(memory.codes.data()),
+                               kBlockRows * memory.code_size);
+  std::vector<RecordId> ids(kBlockRows);
+  for (std::uint32_t i = 0; i < kBlockRows; ++i) ids[i] = memory.id(i);
+  stage.batch.put(kCodes, block_key(cid(), block.number, kBlockPart), encode_block(codes, ids));
   stage.loose.clear();
   if (block.first_row() < stage.first_new_row) {
     stage.batch.remove_range(kDelta, delta_key(cid(), kRowDelta, block.first_row()),

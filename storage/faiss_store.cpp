@@ -60,7 +60,7 @@ absl::Status write_codes(const IndexTurboQuant& index, const std::vector<RecordI
 
 namespace storage {
 
-absl::Status StoreImpl::rename_over(const std::string& from, const std::string& to) {
+absl::Status StoreImpl::rename_over(const std::string& from, const std::string& to, bool replace) {
   const std::lock_guard<std::mutex> admin(admin_);
   const Use use(*core_);
   TQ_RETURN_IF_ERROR(use.status());
@@ -72,9 +72,9 @@ absl::Status StoreImpl::rename_over(const std::string& from, const std::string& 
     moved = contents_.collections.at(from);
     const auto at = contents_.collections.find(to);
     if (at != contents_.collections.end()) replaced = at->second;
-    if (contents_.aliases.count(to) != 0) {
+    if (contents_.aliases.count(to) != 0 || (replaced && !replace)) {
       return make_error(absl::StatusCode::kAlreadyExists, "COLLECTION_EXISTS",
-                        absl::StrCat("there is an alias \"", to, "\""));
+                        absl::StrCat("there is a collection or alias \"", to, "\""));
     }
   }
   const absl::Status gone = make_error(absl::StatusCode::kNotFound, "COLLECTION_NOT_FOUND",
@@ -125,7 +125,7 @@ absl::Status save_to_store(const faiss::Index& index, Store& store, const std::s
     auto made = impl.create_hidden(fresh, *options);
     if (!made.ok()) return made.status();
     absl::Status status = write_codes(*flat, ids, **made);
-    if (status.ok()) status = impl.rename_over(fresh, name);
+    if (status.ok()) status = impl.rename_over(fresh, name, true);
     if (!status.ok()) (void)impl.drop_collection(fresh);
     return status;
   });

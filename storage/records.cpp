@@ -194,6 +194,16 @@ bool decode_row(std::string_view bytes, std::size_t code_size, RowRecord& row) {
   return reader.at_end();
 }
 
+std::string encode_block(std::string_view codes, const std::vector<RecordId>& ids) {
+  std::string out;
+  out.reserve(codes.size() + kBlockRows * 9 + 16);
+  put(out, kBlockRows);
+  put(out, static_cast<std::uint32_t>(codes.size() / kBlockRows));
+  out.append(codes);
+  for (const RecordId& id : ids) put_id(out, id);
+  return out;
+}
+
 bool decode_block(std::string_view bytes, std::size_t code_size, BlockRecord& block) {
   ByteReader reader(bytes);
   const auto rows = reader.take<std::uint32_t>();

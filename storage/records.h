@@ -58,6 +58,8 @@ struct BlockRecord {
   std::vector<RecordId> ids;
 };
 
+/// codes: [kBlockRows][code size]; as many ids.
+std::string encode_block(std::string_view codes, const std::vector<RecordId>& ids);
 bool decode_block(std::string_view bytes, std::size_t code_size, BlockRecord& block);
 
 struct OperationRecord {

@@ -217,11 +217,12 @@ absl::Status StoreImpl::start() {
     }
     TQ_RETURN_IF_ERROR(write_active(folder, database_number_));
   }
-  // What a restore that did not get to its end has left.
+  // What a restore or a load that did not get to its end has left.
   std::vector<fs::path> leftover;
   for (const auto& entry : fs::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
-    if (name.rfind("db-", 0) == 0 && name != database_name(database_number_)) {
+    const bool other = name.rfind("db-", 0) == 0 && name != database_name(database_number_);
+    if (other || name == kLoadingFolder) {
       leftover.push_back(entry.path());
     }
   }

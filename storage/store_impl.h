@@ -12,6 +12,7 @@
 #include "storage/collection.h"
 #include "storage/core.h"
 #include "storage/files.h"
+#include "storage/sorted_files.h"
 #include "turboquant/store.h"
 
 namespace turboquant::storage {
@@ -50,8 +51,12 @@ class StoreImpl final : public Store {
   absl::StatusOr<std::shared_ptr<CollectionImpl>> create_hidden(const std::string& name,
                                                                 const CollectionOptions& options);
 
-  /// Gives `from` the name `to`, in place of what had it.
-  absl::Status rename_over(const std::string& from, const std::string& to);
+  /// Gives `from` the name `to`, in place of what had it if `replace`.
+  absl::Status rename_over(const std::string& from, const std::string& to, bool replace);
+
+  // For loader.cpp.
+  absl::StatusOr<std::unique_ptr<SortedFiles>> make_sorted_files() const;
+  absl::Status ingest(SortedFiles& files) const;
 
  private:
   using Collections = std::map<std::string, std::shared_ptr<CollectionImpl>>;

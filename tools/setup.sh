@@ -10,7 +10,7 @@ declare -A groups=(
   # The server and its client.
   [service]="libgrpc++-dev libprotobuf-dev protobuf-compiler prometheus-cpp-dev libssl-dev zlib1g-dev"
   # What tools/check.sh takes beside that.
-  [check]="git clang-format-14"
+  [check]="git clang-format-14 openssl"
   # The Python package, and FAISS's own Python module for the plugin's tests.
   [python]="python3-dev python3-venv python3-pip python3-numpy python3-faiss"
   # clang-tidy, and clang with its sanitizer and OpenMP runtimes for the fuzz preset.

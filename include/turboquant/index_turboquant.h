@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "turboquant/faiss_compat.h"
 #include "turboquant/index_signs.h"
@@ -36,6 +37,10 @@ struct IndexOptions {
   Projection projection = Projection::kOrthogonal;  ///< used by Estimator::kQjl alone
   /// Scale vectors and queries to length 1, which makes inner products cosines. Zero stays zero.
   bool normalize = false;
+  /// Encode x - c and keep <c, x> beside it (4 bytes per vector), c the mean of the vectors given
+  /// to train, or else to the first add. Errors shrink with |x - c| |q - c|: it pays where vectors
+  /// share a direction.
+  bool centre = false;
   std::uint64_t seed = QuantizerOptions::kDefaultSeed;
 };
 
@@ -43,8 +48,8 @@ struct IndexOptions {
 inline constexpr int kMaxGaussianDimension = 8192;
 
 /// Options from a factory name: TQ<bits>, then nothing, `qjl`, `qjlg` (Gaussian projection) or
-/// `mse`, then `cos` to normalize. Examples: TQ3, TQ4cos, TQ3qjl, TQ3qjlgcos.
-/// Throws faiss::FaissException when the name is none of these.
+/// `mse`, then `c` to centre, then `cos` to normalize. Examples: TQ3, TQ4cos, TQ3qjl, TQ2c,
+/// TQ2ccos. Throws faiss::FaissException when the name is none of these.
 IndexOptions parse_index_name(const std::string& name);
 
 /// The inverse of parse_index_name; the seed is not part of a name.
@@ -71,8 +76,14 @@ struct IndexTurboQuant : faiss::IndexFlatCodes {
   const IndexOptions& options() const { return options_; }
   const Quantizer& codec() const { return codec_; }
 
-  /// Nothing is learned from data: the index is trained from the start, and this returns at once.
+  /// Nothing needs to be learned from data: the index is trained from the start. With
+  /// IndexOptions::centre and no vector added, takes the centre from x[n][d]; else returns at once.
   void train(std::int64_t n, const float* x) override;
+
+  /// [d], of normalized vectors where those are kept; empty before one was taken or set.
+  std::vector<float> centre() const;
+  /// The index must have IndexOptions::centre and hold no vector.
+  void set_centre(const float* centre);
 
   /// x: [n][d]; the rows get the ids ntotal to ntotal + n - 1.
   void add(std::int64_t n, const float* x) override;
@@ -112,6 +123,7 @@ struct IndexTurboQuant : faiss::IndexFlatCodes {
 
   IndexOptions options_;
   Quantizer codec_;
+  bool has_centre_ = false;
   IndexSigns signs_;
 };
 

@@ -37,6 +37,10 @@ struct QuantizerOptions {
   Projection projection = Projection::kOrthogonal;  ///< used by kQjl alone
   bool with_norm = false;                           ///< also store |x|^2, which L2 distances need
   std::uint64_t seed = kDefaultSeed;
+  /// A point c[d] that vectors lie around, such as their mean; empty for none. x - c is encoded and
+  /// <c, x> kept beside it, so that errors shrink with |x - c| |q - c|. Products, distances and
+  /// dequantize still are those of x.
+  std::vector<float> centre;
 
   static constexpr std::uint64_t kDefaultSeed = 0x5475726230517561;
 };
@@ -51,7 +55,7 @@ class Quantizer {
   std::size_t dimension() const { return options().dimension; }
 
   /// Bytes of one encoded vector: ceil(d * bits / 8), 4 for the scale, 4 more for kQjl's residual
-  /// factor, 4 more with_norm. docs/code_format.md describes them.
+  /// factor, 4 more with a centre, 4 more with_norm. docs/code_format.md describes them.
   std::size_t code_size() const;
 
   /// Bytes of n float32 vectors divided by the bytes of their codes, factors included.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annbench import config, datasets, metrics, report
+from annbench import config, datasets, metrics, report, results, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -173,12 +173,12 @@ def test_report_names_what_a_peer_is_ahead_in():
     faster = system("faster", 8, False, 0.95, 0.5, 0.002)
     worse = system("worse", 4, False, 0.90, 0.1, 0.0001)
     broken = {**system("broken", 4, False, 0, 1, 1), "error": "it | broke\nhere"}
-    table = report.Table(document([ours, better, faster, worse, broken]))
+    table = results.Table(document([ours, better, faster, worse, broken]))
     findings = table.findings()
     assert [f.split(":")[0] for f in findings] == ["better"] * 3 + ["faster"]
-    assert "recall@10 .9600 against .9500 of TQ4" in findings[1]
+    assert "recall@10 .9600 against .9500 of TQ4, 100 against 100 bytes a vector" in findings[1]
     assert "batch 2.00 times as fast as TQ4" in findings[3]
-    text = report.dataset_section([table])
+    text = tables.dataset_section([table])
     assert "| broken | failed: it / broke here |" in text
     assert "| faster | 100 | 200 | .9500 | .9500 | .9500 | 0.1000 | 0.5000 (0.7500) |" in text
 
@@ -186,26 +186,26 @@ def test_report_names_what_a_peer_is_ahead_in():
 def test_report_gives_no_times_of_a_busy_machine():
     busy = document([system("TQ4", 4, True, 0.95, 1, 1), system("peer", 4, False, 0.96, 0.5, 0.5)])
     busy["other_load"] = 0.5
-    table = report.Table(busy)
+    table = results.Table(busy)
     assert [f.split(" .")[0] for f in table.findings()] == [
         "peer: recall@1", "peer: recall@10", "peer: recall@100",
     ]  # fmt: skip
-    text = report.dataset_section([table])
+    text = tables.dataset_section([table])
     assert "| peer | 100 | 200 | .9600 | .9600 | .9600 |  |" in text and "50%" in text
 
 
 def test_report_does_not_claim_a_win_without_a_reference():
     broken = {**system("TQ4", 4, True, 0, 1, 1), "error": "gone"}
-    table = report.Table(document([broken, system("peer", 4, False, 0.9, 1, 1)]))
+    table = results.Table(document([broken, system("peer", 4, False, 0.9, 1, 1)]))
     assert table.findings() == ["A run: not judged, TQ4 has no result"]
 
 
 def test_report_tells_figures_that_are_not_as_expected():
     exact = {**system("TQ4", 4, True, 0.95, 1, 1), "estimates": {"slope": 1.002, "var_d": 0.104}}
     exact["expected"] = {"recall_10": 0.954, "slope": 1.0, "var_d": 0.1}
-    assert report.Table(document([exact])).unexpected() == []
+    assert results.Table(document([exact])).unexpected() == []
     off = {**exact, "expected": {"recall_10": 0.956, "slope": 0.998, "var_d": 0.098}}
-    found = report.Table(document([off])).unexpected()
+    found = results.Table(document([off])).unexpected()
     assert [line.split(" is ")[0] for line in found] == [
         "TQ4: recall_10", "TQ4: slope", "TQ4: var_d",
     ]  # fmt: skip

@@ -189,12 +189,14 @@ TEST(Factory, ErrorsNameWhatTheUserWrote) {
   EXPECT_THAT(bogus, HasSubstr("TQ3,Bogus"));
   EXPECT_THAT(bogus, testing::Not(HasSubstr("SQ")));
   EXPECT_THAT(factory_error("IVF4,TQ3cos"), HasSubstr("L2norm"));
+  EXPECT_THAT(factory_error("IVF4,TQ3c"), HasSubstr("IVF4,TQ3"));
   EXPECT_THAT(factory_error("TQ1,Refine(TQ2),Refine(TQ3),Refine(TQ4),Refine(TQ4mse)"),
               HasSubstr("more different"));
 }
 
 TEST(Factory, NamesRoundTrip) {
-  for (const char* name : {"TQ1", "TQ2qjl", "TQ3qjlg", "TQ4mse", "TQ3cos", "TQ3qjlgcos"}) {
+  for (const char* name :
+       {"TQ1", "TQ2qjl", "TQ3qjlg", "TQ4mse", "TQ3cos", "TQ3qjlgcos", "TQ2c", "TQ4mseccos"}) {
     EXPECT_EQ(index_name(parse_index_name(name)), name);
   }
   EXPECT_THROW(parse_index_name(""), faiss::FaissException);

@@ -240,7 +240,7 @@ TEST(IndexFile, EveryTruncatedFileOnDiskIsRefused) {
 // A flipped bit is refused, or it is one that nothing reads: the two ignored integers of FAISS's
 // headers, nprobe, and the zero vector.
 TEST(IndexFile, EveryFlippedBitOfAFlatFile) {
-  for (const char* text : {"TQ3", "TQ2qjl", "TQ4cos"}) {
+  for (const char* text : {"TQ3", "TQ2qjl", "TQ4cos", "TQ3c"}) {
     const auto index = filled(text);
     const Bytes file = bytes_of(*index);
     const auto queries = clustered(3, kD, 2);
@@ -350,6 +350,23 @@ TEST(IndexFile, SeedAndOptionsSurvive) {
   EXPECT_EQ(index_name(tq.options()), "TQ2qjlgcos");
   EXPECT_EQ(tq.options().seed, 42U);
   EXPECT_EQ(tq.metric_type, faiss::METRIC_INNER_PRODUCT);
+}
+
+TEST(IndexFile, CentresSurvive) {
+  const auto index = filled("TQ2c");
+  const Bytes file = bytes_of(*index);
+  EXPECT_EQ(file[kPayloadAt + 21], 4 | 8);
+  const std::size_t plain = bytes_of(*filled("TQ2")).size();
+  EXPECT_EQ(file.size(), plain + 4 * kN + 4 * kD + 8);
+  const auto found = read(file);
+  const auto& tq = dynamic_cast<const IndexTurboQuant&>(*found);
+  EXPECT_EQ(tq.centre(), dynamic_cast<const IndexTurboQuant&>(*index).centre());
+  const IndexTurboQuant empty(kD, parse_index_name("TQ2ccos"));
+  const auto still_empty = read(bytes_of(empty));
+  EXPECT_TRUE(dynamic_cast<const IndexTurboQuant&>(*still_empty).centre().empty());
+  const auto x = clustered(4, kD, 1);
+  still_empty->add(4, x.data());
+  EXPECT_EQ(dynamic_cast<const IndexTurboQuant&>(*still_empty).centre().size(), kD);
 }
 
 TEST(IndexFile, AWriterThatFailsIsReported) {

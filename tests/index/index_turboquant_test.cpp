@@ -511,5 +511,63 @@ TEST_P(BothMetrics, SignsFollowTheRows) {
   EXPECT_THAT(error_of([&] { search(copy, q, 3); }), HasSubstr("prune_confidence"));
 }
 
+// Vectors and queries that share a direction.
+std::vector<float> shifted(std::vector<float> x) {
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] += 3 + 2 * static_cast<float>(i % kD % 3);
+  return x;
+}
+
+TEST_P(BothMetrics, CentresComeFromTrainOrTheFirstAdd) {
+  const auto x = shifted(clustered(400, kD, 1));
+  const auto q = shifted(clustered(10, kD, 2));
+  std::vector<float> mean(kD);
+  for (std::size_t i = 0; i < x.size(); ++i) mean[i % kD] += x[i] / 400;
+  IndexTurboQuant added = make("TQ2c", GetParam());
+  EXPECT_TRUE(added.is_trained);
+  EXPECT_TRUE(added.centre().empty());
+  std::vector<std::uint8_t> code(added.code_size);
+  EXPECT_THAT(error_of([&] { added.sa_encode(1, x.data(), code.data()); }), HasSubstr("no centre"));
+  added.add(400, x.data());
+  ASSERT_EQ(added.centre().size(), static_cast<std::size_t>(kD));
+  for (std::size_t j = 0; j < kD; ++j) EXPECT_NEAR(added.centre()[j], mean[j], 1e-4) << j;
+  EXPECT_EQ(added.code_size, make("TQ2", GetParam()).code_size + 4);
+
+  IndexTurboQuant trained = make("TQ2c", GetParam());
+  trained.train(400, x.data());
+  trained.add(150, x.data());
+  trained.add(250, x.data() + 150 * kD);
+  expect_same(search(trained, q, 10), search(added, q, 10));
+  expect_same(search(added, q, 10), ranked(added, q, 10));
+  const auto before = added.centre();
+  added.train(100, q.data());  // holds vectors: nothing happens
+  added.add(10, q.data());
+  EXPECT_EQ(added.centre(), before);
+  EXPECT_THAT(error_of([&] { added.set_centre(mean.data()); }), HasSubstr("holds vectors"));
+  added.reset();
+  EXPECT_EQ(added.centre(), before);
+
+  const IndexTurboQuant copy = trained;
+  expect_same(search(copy, q, 10), search(trained, q, 10));
+  added.add(5, x.data());
+  trained.merge_from(added);
+  EXPECT_EQ(trained.ntotal, 405);
+  IndexTurboQuant other = make("TQ2c", GetParam());
+  other.add(10, q.data());
+  EXPECT_THAT(error_of([&] { trained.merge_from(other); }), HasSubstr("different centres"));
+  IndexTurboQuant without = make("TQ2", GetParam());
+  EXPECT_THAT(error_of([&] { without.set_centre(mean.data()); }), HasSubstr("no centre"));
+
+  // What vectors share does not count as error any more.
+  const IndexTurboQuant* both[] = {&copy, &without};
+  without.add(400, x.data());
+  double error[2] = {};
+  for (int i = 0; i < 2; ++i) {
+    std::vector<float> back(x.size());
+    both[i]->reconstruct_n(0, 400, back.data());
+    for (std::size_t j = 0; j < x.size(); ++j) error[i] += std::pow(back[j] - x[j], 2);
+  }
+  EXPECT_LT(error[0], 0.5 * error[1]);
+}
+
 }  // namespace
 }  // namespace turboquant

@@ -80,7 +80,8 @@ TEST_P(MappedIndexFile, ShortAndDamagedFilesAreRefused) {
   EXPECT_THROW(map_flat_index(path_ + ".missing"), faiss::FaissException);
 }
 
-INSTANTIATE_TEST_SUITE_P(Names, MappedIndexFile, testing::Values("TQ3", "TQ2qjl", "TQ4cos"));
+INSTANTIATE_TEST_SUITE_P(Names, MappedIndexFile,
+                         testing::Values("TQ3", "TQ2qjl", "TQ4cos", "TQ3c"));
 
 class SelectedIdMap : public testing::TestWithParam<const char*> {};
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import pickle
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import turboquant.faiss
 
 faiss = pytest.importorskip("faiss", reason="FAISS's Python module is not installed")
 if faiss.__version__ not in turboquant.faiss.supported_versions():
-    pytest.skip(f"there is no plugin for FAISS {faiss.__version__}", allow_module_level=True)
+    reason = f"there is no plugin for FAISS {faiss.__version__}"
+    if faiss.__version__ == os.environ.get("TURBOQUANT_FAISS_VERSION"):
+        pytest.fail(f"{reason}, which the package was built with", pytrace=False)
+    pytest.skip(reason, allow_module_level=True)
 
 FLAT_AND_AROUND = [
     "TQ3", "TQ2qjl", "TQ4mse", "IDMap,TQ3", "IDMap2,TQ4", "PCA32,TQ3", "L2norm,TQ3", "IVF16,TQ4",

@@ -39,19 +39,21 @@ struct Answer {
 
 struct Set {
   Set(int bits, Metric m, const std::vector<float>& x, std::vector<float> q,
-      Estimator estimator = Estimator::kTurboQuant)
-      : quantizer(options(bits, m, estimator)),
+      Estimator estimator = Estimator::kTurboQuant, const std::vector<float>& centre = {})
+      : quantizer(options(bits, m, estimator, centre)),
         metric(m),
         n(x.size() / kD),
         queries(std::move(q)),
         codes(n * quantizer.code_size()),
-        plane(quantizer) {
+        plane(quantizer, m) {
     quantizer.quantize(x.data(), n, codes.data());
     plane.extend(codes.data(), n);
   }
 
-  static QuantizerOptions options(int bits, Metric metric, Estimator estimator) {
+  static QuantizerOptions options(int bits, Metric metric, Estimator estimator,
+                                  const std::vector<float>& centre = {}) {
     QuantizerOptions o;
+    o.centre = centre;
     o.dimension = kD;
     o.bits = bits;
     o.estimator = estimator;
@@ -89,7 +91,8 @@ double kept(const Answer& all, const Answer& some, std::size_t k) {
       const auto at = std::find(first, first + static_cast<std::ptrdiff_t>(k), all.ids[q * k + j]);
       if (at == first + static_cast<std::ptrdiff_t>(k)) continue;
       ++found;
-      EXPECT_EQ(some.scores[static_cast<std::size_t>(at - some.ids.begin())], all.scores[q * k + j]);
+      EXPECT_EQ(some.scores[static_cast<std::size_t>(at - some.ids.begin())],
+                all.scores[q * k + j]);
     }
   }
   return static_cast<double>(found) / static_cast<double>(all.ids.size());
@@ -109,6 +112,9 @@ TEST(PrunedSearch, FindsWhatAScanFinds) {
   expect_found(Set(3, kL2, x, q));
   expect_found(Set(4, kIp, x, q));
   expect_found(Set(4, kL2, x, q, Estimator::kMse));
+  const std::vector<float> centre = gaussian_vectors(1, kD, 9);
+  expect_found(Set(2, kL2, x, q, Estimator::kTurboQuant, centre));
+  expect_found(Set(3, kIp, x, q, Estimator::kTurboQuant, centre));
 }
 
 // A low confidence must cost recall: the bound is what decides.
@@ -174,8 +180,9 @@ TEST(PrunedSearch, HardRows) {
 TEST(PrunedSearch, PlanesGrow) {
   const Set set(3, kL2, around_centres(kRows, 1), around_centres(kQueries, 2));
   Set grown = set;
-  grown.plane = SignPlane(grown.quantizer);
-  for (const std::size_t n : {1, 63, 64, 65, 200, 1000, 16384}) grown.plane.extend(set.codes.data(), n);
+  grown.plane = SignPlane(grown.quantizer, kL2);
+  for (const std::size_t n : {1, 63, 64, 65, 200, 1000, 16384})
+    grown.plane.extend(set.codes.data(), n);
   grown.plane.extend(set.codes.data(), kRows);
   EXPECT_EQ(grown.plane.rows(), kRows);
   EXPECT_EQ(grown.plane.bytes(), set.plane.bytes());

@@ -198,5 +198,52 @@ TEST(Quantizer, EmptyInput) {
   quantizer.inner_products(nullptr, 0, nullptr, 0, nullptr);
 }
 
+// The error of an estimate shrinks with the distances from the centre, and what is there is exact.
+TEST(Quantizer, CentredErrorsShrinkWithTheDistance) {
+  constexpr std::size_t kD = 96;
+  constexpr std::size_t kN = 300;
+  const std::vector<float> centre = gaussian_vectors(1, kD, 11);
+  QuantizerOptions o = options(kD, 2);
+  const Quantizer plain(o);
+  o.centre = centre;
+  const Quantizer centred(o);
+  EXPECT_EQ(centred.code_size(), plain.code_size() + 4);
+  double errors[2] = {};
+  for (const float spread : {0.0f, 0.1f, 0.5f}) {
+    std::vector<float> x = gaussian_vectors(kN, kD, 12);
+    std::vector<float> q = gaussian_vectors(20, kD, 13);
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = centre[i % kD] + spread * x[i];
+    for (std::size_t i = 0; i < q.size(); ++i) q[i] = centre[i % kD] + spread * q[i];
+    for (const Quantizer* quantizer : {&plain, &centred}) {
+      std::vector<std::uint8_t> codes(kN * quantizer->code_size());
+      quantizer->quantize(x.data(), kN, codes.data());
+      std::vector<float> products(20 * kN);
+      quantizer->inner_products(q.data(), 20, codes.data(), kN, products.data());
+      double sum = 0;
+      for (std::size_t i = 0; i < products.size(); ++i) {
+        const double error = products[i] - dot(&q[i / kN * kD], &x[i % kN * kD], kD);
+        sum += error * error / static_cast<double>(products.size());
+      }
+      errors[quantizer == &centred ? 1 : 0] = sum;
+      std::vector<float> back(x.size());
+      quantizer->dequantize(codes.data(), kN, back.data());
+      double distance = 0;
+      for (std::size_t i = 0; i < x.size(); ++i) distance += std::pow(back[i] - x[i], 2);
+      // 2 bits leave D / (1 - D) = .133 of the squared length that is encoded.
+      const double length = (quantizer == &centred ? 0 : 1) + spread * spread;
+      EXPECT_NEAR(distance / static_cast<double>(x.size()), 0.133 * length, 0.03 * length + 1e-9);
+    }
+    // Both distances count, where without a centre one length and one distance from its direction
+    // do.
+    EXPECT_LE(errors[1], 1.5 * 0.133 * kD * std::pow(spread, 4) + 1e-7) << spread;
+    EXPECT_GE(errors[0], 4 * errors[1]) << spread;
+  }
+  o.centre.pop_back();
+  EXPECT_THAT([&] { Quantizer{o}; },
+              ThrowsMessage<std::invalid_argument>(HasSubstr("dimension 95")));
+  o.centre.push_back(std::numeric_limits<float>::infinity());
+  EXPECT_THAT([&] { Quantizer{o}; }, ThrowsMessage<std::invalid_argument>(HasSubstr("centre")));
+}
+
 }  // namespace
 }  // namespace turboquant

@@ -142,6 +142,36 @@ TEST(Scanner, TopKEqualsBruteForce) {
   }
 }
 
+// A centre changes what is in a row, not what a score is.
+TEST(Scanner, CentredRowsEqualBruteForce) {
+  const std::size_t d = 50;
+  for (const Metric metric : kMetrics) {
+    for (const Estimator estimator : kEstimators) {
+      for (const std::size_t nq : {1, 17}) {
+        QuantizerOptions o = options(d, 3, metric, estimator);
+        o.centre = gaussian_vectors(1, d, 5);
+        Data data(o, 777, nq);
+        for (std::size_t i = 0; i < data.x.size(); ++i) data.x[i] += o.centre[i % d];
+        data.encode();
+        const std::string what = std::to_string(nq) + (metric == Metric::kL2 ? " L2" : " IP");
+        const Results best = search(data, metric, 10);
+        expect_same(best, brute_force(data, metric, 10), what);
+        const auto hits =
+            search_range(data.quantizer, metric, data.q.data(), nq, data.rows(), best.scores[9]);
+        EXPECT_EQ(hits[0].size(), 9U) << what;
+        QueryScorer scorer(data.quantizer, metric);
+        scorer.set_query(data.q.data());
+        const auto first = static_cast<std::size_t>(best.ids[0]);
+        const std::uint8_t* code = &data.codes[first * data.quantizer.code_size()];
+        EXPECT_EQ(scorer.score(code), best.scores[0]) << what;
+        // A row against itself.
+        const double norm = dot(&data.x[first * d], &data.x[first * d], d);
+        EXPECT_NEAR(scorer.symmetric(code, code), metric == Metric::kL2 ? 0 : norm, 0.25 * norm);
+      }
+    }
+  }
+}
+
 TEST(Scanner, MasksSelectRows) {
   for (const Metric metric : kMetrics) {
     for (const std::size_t nq : {1, 20}) {

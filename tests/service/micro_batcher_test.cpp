@@ -4,11 +4,13 @@
 #include <absl/time/clock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
 
+#include "service/api.h"
 #include "service/worker_pool.h"
 #include "tests/service/server_fixture.h"
 
@@ -131,6 +133,44 @@ TEST_F(Batcher, WhatNobodyWaitsForIsNotSearched) {
   EXPECT_EQ(late_code, absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(gone_code, absl::StatusCode::kCancelled);
   EXPECT_EQ(batcher.queries(), 0U);
+}
+
+// gRPC has two threads for all calls: they hand single queries to the batcher, and never scan.
+TEST_F(Batcher, GrpcsThreadsTakeSingleQueriesAlone) {
+  WorkerPool pool(1, 100, true);
+  MicroBatcher batcher(pool, BatchLimits());
+  service::Api api(*store_, batcher, service::Limits());
+  std::vector<service::Method> methods = api.methods();
+  const auto search = std::find_if(methods.begin(), methods.end(),
+                                   [](const service::Method& one) { return one.quick != nullptr; });
+  ASSERT_NE(search, methods.end());
+  EXPECT_EQ(search->path, "/turboquant.v1.SearchService/Search");
+  std::atomic<int> answers{0};
+  std::atomic<int> good{0};
+  service::Call call;
+  call.caller = std::make_shared<const service::Caller>();
+  const auto taken = [&](const v1::SearchRequest& request) {
+    return search->quick(call, request, [&](const auto& answer) {
+      if (answer.ok()) ++good;
+      ++answers;
+    });
+  };
+  v1::SearchRequest request;
+  request.set_collection("words");
+  request.set_k(3);
+  for (std::size_t i = 0; i < kDimension; ++i) request.mutable_queries()->add_values(1);
+  EXPECT_TRUE(taken(request));
+  v1::SearchRequest filtered = request;
+  filtered.mutable_filter()->mutable_exists()->set_field("n");
+  EXPECT_FALSE(taken(filtered));
+  v1::SearchRequest two = request;
+  for (std::size_t i = 0; i < kDimension; ++i) two.mutable_queries()->add_values(1);
+  EXPECT_FALSE(taken(two));
+  v1::SearchRequest bad = request;
+  bad.set_k(0);
+  EXPECT_TRUE(taken(bad));  // refused at once
+  while (answers < 2) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(good, 1);
 }
 
 TEST_F(Batcher, TooManyWaitingAreRefused) {

@@ -103,7 +103,9 @@ class ProgramTest(unittest.TestCase):
         self.assertFalse(os.path.exists(manifest))
         with open(texts, encoding="utf-8") as file:
             lines = file.read().splitlines()
-        found = self.query("-c", "words", "--queries", os.path.join(self.data, "queries.npy"), "-k", "3")
+        found = self.query(
+            "-c", "words", "--queries", os.path.join(self.data, "queries.npy"), "-k", "3"
+        )
         self.assertEqual(len(found), 200)
         right = [i for i, one in enumerate(found) if i in [hit["id"] for hit in one["hits"]]]
         self.assertGreater(len(right), 180)
@@ -120,12 +122,39 @@ class ProgramTest(unittest.TestCase):
             for i in range(50):
                 name = f"row {i}" if i % 2 else i
                 file.write(json.dumps({"key": name, "year": 1950 + i, "w": i, "none": None}) + "\n")
-        self.push("-c", "c", "--create", "--metric", "l2", "--originals", "fp32", "--field", "year:int",
-                  "--field", "w:double", "-i", self.path("x.fbin"), "--metadata",
-                  self.path("x.jsonl.gz"), "--id-field", "key")
+        self.push(
+            "-c",
+            "c",
+            "--create",
+            "--metric",
+            "l2",
+            "--originals",
+            "fp32",
+            "--field",
+            "year:int",
+            "--field",
+            "w:double",
+            "-i",
+            self.path("x.fbin"),
+            "--metadata",
+            self.path("x.jsonl.gz"),
+            "--id-field",
+            "key",
+        )
         condition = json.dumps({"range": {"year": {"gte": 1990}}})
-        found = self.query("-c", "c", "--queries", self.path("x.fbin"), "--limit", "1", "-k", "50",
-                           "--filter", condition, "--exact")
+        found = self.query(
+            "-c",
+            "c",
+            "--queries",
+            self.path("x.fbin"),
+            "--limit",
+            "1",
+            "-k",
+            "50",
+            "--filter",
+            condition,
+            "--exact",
+        )
         hits = found[0]["hits"]
         self.assertEqual([hit["metadata"]["year"] for hit in hits], list(range(1990, 2000)))
         self.assertEqual(hits[0]["id"], 40)
@@ -134,8 +163,19 @@ class ProgramTest(unittest.TestCase):
         self.assertNotIn("none", hits[0]["metadata"])
         self.index("query", "-c", "c", "--queries", self.path("x.fbin"), "--filter", "{", status=2)
 
-        out = self.index("export", "-c", "c", "-o", self.path("y.fbin"), "--ids", self.path("y.ids"),
-                         "--metadata", self.path("y.jsonl"), "--progress", "none")
+        out = self.index(
+            "export",
+            "-c",
+            "c",
+            "-o",
+            self.path("y.fbin"),
+            "--ids",
+            self.path("y.ids"),
+            "--metadata",
+            self.path("y.jsonl"),
+            "--progress",
+            "none",
+        )
         self.assertIn("50 records", out)
         with open(self.path("y.ids"), encoding="utf-8") as file:
             ids = [json.loads(line) for line in file]
@@ -150,8 +190,19 @@ class ProgramTest(unittest.TestCase):
         rows[7][0] = float("nan")
         rows[13] = [0.0, 0.0]
         write_fbin(self.path("x.fbin"), rows)
-        common = ("-c", "c", "-i", self.path("x.fbin"), "--create", "--metric", "cosine",
-                  "--batch-rows", "5", "--manifest", self.path("m"))
+        common = (
+            "-c",
+            "c",
+            "-i",
+            self.path("x.fbin"),
+            "--create",
+            "--metric",
+            "cosine",
+            "--batch-rows",
+            "5",
+            "--manifest",
+            self.path("m"),
+        )
         self.assertIn("nothing written", self.push(*common, "--dry-run", "--on-bad-row", "skip"))
         self.assertEqual(self.index("collections", "list"), "")
         self.assertIn("row 7", self.push(*common, status=3))
@@ -163,10 +214,19 @@ class ProgramTest(unittest.TestCase):
 
     def test_killed_and_resumed(self) -> None:
         self.start()
-        rows = [[float(i % 97), float(i % 31), 1.0, float(i)] for i in range(20_000)]
+        rows = [[float(i % 97), float(i % 31), 1.0, float(i)] for i in range(8_000)]
         write_fbin(self.path("x.fbin"), rows)
-        common = ["push", "--progress", "none", "-i", self.path("x.fbin"), "--create", "--insert",
-                  "--batch-rows", "50"]
+        common = [
+            "push",
+            "--progress",
+            "none",
+            "-i",
+            self.path("x.fbin"),
+            "--create",
+            "--insert",
+            "--batch-rows",
+            "50",
+        ]
         self.index(*common, "-c", "whole")
         kills = 0
         for attempt in range(30):
@@ -176,7 +236,7 @@ class ProgramTest(unittest.TestCase):
                 stdout=subprocess.DEVNULL,
             )
             try:
-                self.assertEqual(child.wait(timeout=0.25 + 0.1 * attempt), 0)
+                self.assertEqual(child.wait(timeout=0.1 + 0.05 * attempt), 0)
                 break
             except subprocess.TimeoutExpired:
                 child.kill()
@@ -184,10 +244,22 @@ class ProgramTest(unittest.TestCase):
                 kills += 1
         self.assertGreater(kills, 0, "it was never killed")
         for name in ("whole", "parts"):
-            self.index("export", "-c", name, "-o", self.path(f"{name}.fbin"), "--ids",
-                       self.path(f"{name}.ids"), "--progress", "none")
+            self.index(
+                "export",
+                "-c",
+                name,
+                "-o",
+                self.path(f"{name}.fbin"),
+                "--ids",
+                self.path(f"{name}.ids"),
+                "--progress",
+                "none",
+            )
         for kind in ("fbin", "ids"):
-            with open(self.path(f"whole.{kind}"), "rb") as a, open(self.path(f"parts.{kind}"), "rb") as b:
+            with (
+                open(self.path(f"whole.{kind}"), "rb") as a,
+                open(self.path(f"parts.{kind}"), "rb") as b,
+            ):
                 self.assertTrue(a.read() == b.read(), kind)
 
     def test_snapshots_collections_and_aliases(self) -> None:
@@ -230,7 +302,9 @@ class ProgramTest(unittest.TestCase):
     def test_refuses_to_be_exposed(self) -> None:
         result = subprocess.run(
             [self.server_program, "--data-dir", self.path("data"), "--listen", "0.0.0.0:0"],
-            capture_output=True, text=True, check=False,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         self.assertEqual(result.returncode, 2)
         self.assertIn("--insecure", result.stderr)
@@ -239,7 +313,10 @@ class ProgramTest(unittest.TestCase):
         self.start()
         result = subprocess.run(
             [self.server_program, "--data-dir", self.path("data"), "--listen", "127.0.0.1:0"],
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
         self.assertNotEqual(result.returncode, 0)
         self.assertIn("another process", result.stderr)
@@ -248,21 +325,47 @@ class ProgramTest(unittest.TestCase):
     def test_tls_and_tokens(self) -> None:
         for name in ("server", "client"):
             subprocess.run(
-                ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-                 "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-                 "-keyout", self.path(f"{name}.key"), "-out", self.path(f"{name}.pem")],
-                check=True, capture_output=True,
+                [
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "rsa:2048",
+                    "-nodes",
+                    "-days",
+                    "2",
+                    "-subj",
+                    "/CN=localhost",
+                    "-addext",
+                    "subjectAltName=DNS:localhost",
+                    "-keyout",
+                    self.path(f"{name}.key"),
+                    "-out",
+                    self.path(f"{name}.pem"),
+                ],
+                check=True,
+                capture_output=True,
             )
         made = subprocess.run(
             [self.server_program, "token", "--name", "ops", "--role", "admin"],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.splitlines()
         token = made[0].removeprefix("token: ")
         with open(self.path("tokens"), "w", encoding="utf-8") as file:
             file.write(made[2] + "\n")
-        self.start("--tls-cert", self.path("server.pem"), "--tls-key", self.path("server.key"),
-                   "--tls-client-ca", self.path("client.pem"), "--tokens", self.path("tokens"),
-                   host="localhost")
+        self.start(
+            "--tls-cert",
+            self.path("server.pem"),
+            "--tls-key",
+            self.path("server.key"),
+            "--tls-client-ca",
+            self.path("client.pem"),
+            "--tokens",
+            self.path("tokens"),
+            host="localhost",
+        )
         trust = ("--ca", self.path("server.pem"))
         show = ("--cert", self.path("client.pem"), "--key", self.path("client.key"))
         listing = ("collections", "list")

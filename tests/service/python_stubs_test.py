@@ -26,8 +26,10 @@ try:
     from grpc_status import rpc_status
     from grpc_tools import protoc
 except ImportError as error:
-    print(f"skipped: {error}; pip install grpcio-tools grpcio-reflection grpcio-status "
-          "grpcio-health-checking")
+    print(
+        f"skipped: {error}; pip install grpcio-tools grpcio-reflection grpcio-status "
+        "grpcio-health-checking"
+    )
     sys.exit(77)
 
 DIMENSION = 8
@@ -39,8 +41,14 @@ def generate(proto_folder: str, target: str) -> None:
     names = [f"turboquant/v1/{name}" for name in files if name.endswith(".proto")]
     well_known = os.path.join(os.path.dirname(protoc.__file__), "_proto")
     status = protoc.main(
-        ["protoc", f"-I{proto_folder}", f"-I{well_known}", f"--python_out={target}",
-         f"--grpc_python_out={target}", *names]
+        [
+            "protoc",
+            f"-I{proto_folder}",
+            f"-I{well_known}",
+            f"--python_out={target}",
+            f"--grpc_python_out={target}",
+            *names,
+        ]
     )
     assert status == 0
     sys.path.insert(0, target)
@@ -69,8 +77,13 @@ class PythonStubsTest(unittest.TestCase):
         cls.admin = importlib.import_module("turboquant.v1.admin_service_pb2")
         search_grpc = importlib.import_module("turboquant.v1.search_service_pb2_grpc")
         admin_grpc = importlib.import_module("turboquant.v1.admin_service_pb2_grpc")
-        command = [cls.program, "--data-dir", os.path.join(cls.folder.name, "data"),
-                   "--listen", "127.0.0.1:0"]
+        command = [
+            cls.program,
+            "--data-dir",
+            os.path.join(cls.folder.name, "data"),
+            "--listen",
+            "127.0.0.1:0",
+        ]
         cls.server = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -147,7 +160,7 @@ class PythonStubsTest(unittest.TestCase):
 
     def test_deadline(self) -> None:
         with self.assertRaises(grpc.RpcError) as caught:
-            self.searching.GetInfo(self.search.GetInfoRequest(), timeout=0)
+            self.searching.GetInfo(self.search.GetInfoRequest(), timeout=-1)
         self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
 
     def test_reflection(self) -> None:

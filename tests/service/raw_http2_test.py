@@ -85,9 +85,7 @@ class RawHttp2Test(unittest.TestCase):
         cls.log = open(os.path.join(cls.folder.name, "log"), "w+", encoding="utf-8")
         data = os.path.join(cls.folder.name, "data")
         command = [cls.program, "--data-dir", data, "--listen", "127.0.0.1:0"]
-        cls.server = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=cls.log, text=True
-        )
+        cls.server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=cls.log, text=True)
         line = cls.server.stdout.readline()
         found = re.search(r"port (\d+)", line)
         assert found, line

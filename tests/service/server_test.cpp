@@ -6,7 +6,10 @@
 #include <gtest/gtest.h>
 #include <turboquant/v1/search_service.pb.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstdio>
+#include <cstdlib>
 #include <thread>
 
 #include "tests/service/raw_client.h"
@@ -296,6 +299,7 @@ TEST_F(Running, StoppingDrainsCallsUnderWay) {
           ++refused;
           return;
         } else {
+          ADD_FAILURE() << found.status();
           ++other;
         }
       }
@@ -320,17 +324,36 @@ TEST_F(Running, StoppingDoesNotWaitForStalledCallsForever) {
   EXPECT_LT(absl::Now() - begin, absl::Seconds(10));
 }
 
+// The time under which 99 of 100 searches stay, in milliseconds.
+double slowest_but_one_percent(Client& client, absl::Span<const float> query, int searches) {
+  std::vector<double> times;
+  for (int i = 0; i < searches; ++i) {
+    const absl::Time begin = absl::Now();
+    EXPECT_TRUE(client.search("words", query, {}).ok());
+    times.push_back(absl::ToDoubleMilliseconds(absl::Now() - begin));
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() * 99 / 100];
+}
+
 TEST_F(Running, StalledClientsDoNotHoldUpOthers) {
   start();
   fill(100);
+  const bool timed = std::getenv("TURBOQUANT_TIMINGS") != nullptr;  // of a quiet machine
+  const int searches = timed ? 5000 : 20;
+  (void)slowest_but_one_percent(client(), vector(0), searches);
+  const double before = slowest_but_one_percent(client(), vector(0), searches);
   std::vector<std::unique_ptr<StalledCall>> stalled;
   for (int i = 0; i < 100; ++i) {
     stalled.push_back(
         std::make_unique<StalledCall>(address_, "/turboquant.v1.SearchService/Upsert"));
   }
-  SearchOptions search;
-  search.control.deadline = absl::Now() + absl::Seconds(30);
-  for (int i = 0; i < 20; ++i) EXPECT_TRUE(client().search("words", vector(0), search).ok());
+  const double beside = slowest_but_one_percent(client(), vector(0), searches);
+  if (timed) {
+    std::printf("99%% of searches take less than %.3f ms alone, %.3f ms beside 100 stalled calls\n",
+                before, beside);
+    EXPECT_LT(beside, 2 * before);
+  }
   const RecordBatch batch{{std::string("a")}, random_vectors(1, 8), {}};
   EXPECT_TRUE(client().upsert("words", batch).ok());
 }

@@ -122,6 +122,9 @@ void flip(const fs::path& path, std::uint64_t bit) {
   file.put(byte);
 }
 
+// RocksDB's record of its settings; the store gives them anew.
+bool is_options(const std::string& name) { return name.find("OPTIONS-") != std::string::npos; }
+
 TEST(Damage, EverySingleBitFlipIsFoundOrHarmless) {
   const TempFolder folder;
   const std::string whole = folder.path() + "/whole";
@@ -135,27 +138,29 @@ TEST(Damage, EverySingleBitFlipIsFoundOrHarmless) {
     // RocksDB's own log is text for people; nothing reads it.
     if (!entry.is_regular_file() || entry.path().filename().string().rfind("LOG", 0) == 0) continue;
     files.emplace_back(fs::relative(entry.path(), whole).string(), 8 * entry.file_size());
-    bits += files.back().second;
+    if (!is_options(files.back().first)) bits += files.back().second;
   }
   std::sort(files.begin(), files.end());
   const char* chosen = std::getenv("TURBOQUANT_FLIP_STRIDE");
   const std::uint64_t stride = chosen != nullptr ? std::strtoull(chosen, nullptr, 10)
-                                                 : std::max<std::uint64_t>(1, bits / 250);
+                                                 : std::max<std::uint64_t>(1, bits / 200);
   std::map<std::string, int> outcomes;
-  std::uint64_t position = 0;
-  std::uint64_t next = 0;
-  for (const auto& [name, size] : files) {
-    for (; next < position + size; next += stride + (next / stride) % 3) {
+  for (std::size_t index = 0; index < files.size(); ++index) {
+    const auto& [name, size] = files[index];
+    // Four fifths of the bytes are these two files, which no start reads: a sample of them will do.
+    const std::uint64_t step = is_options(name) ? std::max<std::uint64_t>(stride, 9973) : stride;
+    const std::uint64_t first = size == 0 ? 0 : 7 * index % std::min(step, size);
+    for (std::uint64_t bit = first; bit < size; bit += step) {
       copy_store(whole, hurt);
-      flip(fs::path(hurt) / name, next - position);
-      SCOPED_TRACE(name + " bit " + std::to_string(next - position));
+      flip(fs::path(hurt) / name, bit);
+      SCOPED_TRACE(name + " bit " + std::to_string(bit));
       const auto store = Store::open(hurt, quiet_options());
       if (!store.ok()) {
         ASSERT_FALSE(store.status().message().empty());
         // Found at the start. That it was refused changed nothing: flipped back, all is there.
         ++outcomes["refused"];
         if (outcomes["refused"] % 20 == 1) {
-          flip(fs::path(hurt) / name, next - position);
+          flip(fs::path(hurt) / name, bit);
           const auto again = Store::open(hurt, quiet_options());
           ASSERT_OK(again);
           State state;
@@ -173,11 +178,10 @@ TEST(Damage, EverySingleBitFlipIsFoundOrHarmless) {
       ASSERT_TRUE(same(expected, state)) << "a wrong answer";
       ++outcomes["harmless"];
     }
-    position += size;
   }
   std::ostringstream text;
   for (const auto& [outcome, n] : outcomes) text << outcome << ' ' << n << "  ";
-  std::printf("%llu bits, every %llu or so: %s\n", static_cast<unsigned long long>(bits),
+  std::printf("%llu bits, every %llu: %s\n", static_cast<unsigned long long>(bits),
               static_cast<unsigned long long>(stride), text.str().c_str());
   EXPECT_GT(outcomes["refused"], 10);
 }

@@ -5,6 +5,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <future>
 #include <thread>
 
 #include "tests/storage/kill_model.h"
@@ -25,8 +26,9 @@ struct Progress {
 
 class KillTest : public testing::Test {
  protected:
-  // Runs the writer for so long, kills it, and returns what it told.
-  Progress run_and_kill(std::chrono::microseconds time) {
+  // Runs the writer, kills it so long after its start or after its first word, and returns what it
+  // told.
+  Progress run_and_kill(std::chrono::microseconds time, bool after_first_word) {
     int ends[2];
     EXPECT_EQ(0, ::pipe(ends));
     std::vector<std::string> arguments = {KILL_WRITER, folder_.path()};
@@ -44,12 +46,18 @@ class KillTest : public testing::Test {
     }
     ::close(ends[1]);
     std::string told;
+    std::promise<void> first_word;
     std::thread reader([&] {
       char buffer[4096];
       for (ssize_t n = 0; (n = ::read(ends[0], buffer, sizeof buffer)) > 0;) {
+        if (told.empty()) first_word.set_value();
         told.append(buffer, static_cast<std::size_t>(n));
       }
     });
+    if (after_first_word) {
+      EXPECT_EQ(std::future_status::ready,
+                first_word.get_future().wait_for(std::chrono::seconds(60)));
+    }
     std::this_thread::sleep_for(time);
     ::kill(child, SIGKILL);
     int status = 0;
@@ -143,8 +151,9 @@ TEST_F(KillTest, NothingAcknowledgedIsLost) {
   for (cycle_ = 0; cycle_ < cycles && !HasFatalFailure(); ++cycle_) {
     SCOPED_TRACE("cycle " + std::to_string(cycle_));
     // One in four is killed while it starts.
-    const std::uint64_t most = cycle_ % 4 == 0 ? 60'000 : 600'000;
-    const Progress progress = run_and_kill(std::chrono::microseconds(random() % most));
+    const bool early = cycle_ % 4 == 0;
+    const std::uint64_t most = early ? 60'000 : 300'000;
+    const Progress progress = run_and_kill(std::chrono::microseconds(random() % most), !early);
     // Some are killed again before anybody looks.
     if (cycle_ % 5 == 0 && progress.told_nothing) continue;
     check(progress);

@@ -252,7 +252,7 @@ TEST_F(StoreTest, FactoriesAndNamesAreChecked) {
     options.factory = factory;
     EXPECT_OK(store_->create_collection(factory, options));
   }
-  for (const char* factory : {"", "TQ5", "TQ3cos", "IVF16,TQ3", "PQ8", "IDMap,TQ3"}) {
+  for (const char* factory : {"", "TQ5", "TQ3cos", "TQ3c", "IVF16,TQ3", "PQ8", "IDMap,TQ3"}) {
     options.factory = factory;
     const auto made = store_->create_collection("bad", options);
     EXPECT_EQ("BAD_FACTORY", error_reason(made.status())) << factory;

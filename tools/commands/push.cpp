@@ -14,6 +14,7 @@
 #include "tools/io/atomic_file.h"
 #include "tools/io/errors.h"
 #include "tools/io/interrupt.h"
+#include "turboquant/collection_loader.h"
 
 namespace turboquant::tools {
 namespace {
@@ -45,6 +46,8 @@ class Sink {
     const std::lock_guard lock(mutex_);
     return done_;
   }
+  /// Rows that count for the progress shown, when these are not the same.
+  virtual std::uint64_t sent() const { return 0; }
   /// Throws what went wrong with a batch.
   void check() {
     const std::lock_guard lock(mutex_);
@@ -132,7 +135,8 @@ class ServerSink final : public Sink {
   std::unique_ptr<BulkStream> stream_;
 };
 
-// Without a server.
+// Without a server. A collection that is not there yet is loaded at once in the end, by sorted
+// files; until then nothing counts as done.
 class StoreSink final : public Sink {
  public:
   explicit StoreSink(const PushOptions& options) : options_(options) {}
@@ -141,8 +145,10 @@ class StoreSink final : public Sink {
     store_ = value_or_throw(Store::open(options_.data_dir));
     auto found = store_->collection(options_.collection);
     if (absl::IsNotFound(found.status()) && options_.create) {
-      if (options_.dry_run) return collection_options(*options_.create);
-      found = store_->create_collection(options_.collection, collection_options(*options_.create));
+      const CollectionOptions made = collection_options(*options_.create);
+      if (options_.dry_run) return made;
+      loader_ = value_or_throw(CollectionLoader::begin(*store_, options_.collection, made));
+      return made;
     }
     collection_ = value_or_throw(std::move(found));
     return collection_->info().options;
@@ -150,17 +156,34 @@ class StoreSink final : public Sink {
 
   void send(const RecordBatch& batch, const std::string& operation_id,
             std::uint64_t rows) override {
+    if (loader_ != nullptr) {
+      ok_or_throw(loader_->add(batch));
+      loaded_rows_ += rows;
+      return;
+    }
     const WriteOptions write{durability_of(options_.durability), operation_id};
     const auto result =
         options_.insert ? collection_->insert(batch, write) : collection_->upsert(batch, write);
     acknowledged(result, rows);
   }
 
-  void finish() override { ok_or_throw(store_->close()); }
+  std::uint64_t sent() const override { return loaded_rows_; }
+
+  void finish() override {
+    if (loader_ != nullptr) {
+      WriteResult result;
+      result.inserted = value_or_throw(loader_->finish());
+      acknowledged(result, loaded_rows_);
+      loader_.reset();
+    }
+    ok_or_throw(store_->close());
+  }
 
  private:
   const PushOptions& options_;
   std::unique_ptr<Store> store_;
+  std::unique_ptr<CollectionLoader> loader_;  // goes before the store
+  std::uint64_t loaded_rows_ = 0;
   std::shared_ptr<Collection> collection_;
 };
 
@@ -337,7 +360,7 @@ class Push {
         skipped = 0;
         sink_->check();
         const std::uint64_t done = sink_->done();
-        progress_.update(done);
+        progress_.update(std::max(done, sink_->sent()));
         if (manifest_.due()) manifest_.save(done);
       }
       first += n;
