@@ -44,6 +44,26 @@ def test_compress_and_attend():
     assert errors[3] < 0.1 and errors[4] < 1e-3
 
 
+def test_the_examples_of_the_page():
+    """Those of turboquant-torch's page, with fewer heads; names are the package's own."""
+    turboquant = pytest.importorskip("turboquant")
+    if not hasattr(turboquant, "TurboQuantKVCache"):
+        pytest.skip("the package's core is not here")
+    cache = turboquant.TurboQuantKVCache(head_dim=128, bit_width=3, residual_length=128)
+    keys, values, query = normals(2, 4, 2048, 128), normals(2, 4, 2048, 128), normals(2, 4, 1, 128)
+    compressed = cache.compress(keys, values)
+    assert cache.attention(query, compressed).shape == query.shape
+    half, ours, ratio = cache.memory_savings(2, 4, 2048)
+    assert ours < half and 3 < ratio < 16 / 3
+    cache = turboquant.TurboQuantKVCache.for_gqa(head_dim=128, num_kv_heads=8, num_query_heads=32,
+                                                 bit_width=3, residual_length=128)
+    assert cache.key_bit_width == 4
+    turboquant.TurboQuantKVCache(head_dim=128, bit_width=3, n_outlier_channels=8, residual_length=128)
+    turboquant.AdaptiveKVCache(head_dim=128, layer_bits=[2] * 10 + [3] * 12 + [4] * 10)
+    bits = turboquant.gradient_allocation(n_layers=32, min_bits=2, max_bits=4, strategy="linear")
+    assert turboquant.AdaptiveKVCache(head_dim=128, layer_bits=bits).n_layers == 32
+
+
 def test_the_last_tokens_stay():
     keys = normals(1, 2, 300, 64)
     cache = kvcache.TurboQuantKVCache(head_dim=64, bit_width=2, residual_length=100)

@@ -133,6 +133,10 @@ class TurboQuantKVCache:
         return Cache(library(), keys, values, batch, layers=1, query_heads=heads, kv_heads=heads,
                      key_dim=self.head_dim, value_dim=self.head_dim, **self._options)
 
+    def to(self, device: Any) -> TurboQuantKVCache:
+        """For programs that call it: codes are on the CPU, results on the device of what was given."""
+        return self
+
     def compress(self, keys: Any, values: Any) -> CompressedKV:
         """keys and values (batch, kv heads, tokens, head_dim)."""
         if len(keys.shape) != 4 or keys.shape[3] != self.head_dim:
