@@ -6,9 +6,8 @@
     scores, ids = index.search(queries, 10)   # (nq, 10) each
     turboquant.write_index(index, "words.tqi")
 
-turboquant.faiss makes FAISS's own Python module know TurboQuant; turboquant.kvcache compresses keys and
-values of transformers; turboquant.integrations holds
-vector stores for LangChain and LlamaIndex. docs/python.md is the guide.
+turboquant.faiss makes FAISS's own Python module know TurboQuant; turboquant.kvcache compresses keys
+and values of transformers; turboquant.integrations holds vector stores for LangChain and LlamaIndex. docs/python.md is the guide.
 """
 
 from __future__ import annotations

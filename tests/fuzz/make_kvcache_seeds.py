@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""make_kvcache_seeds.py FOLDER: seeds for fuzz_kvcache, the bytes that tests/kvcache/random_calls.cpp reads.
+"""make_kvcache_seeds.py FOLDER: seeds for fuzz_kvcache, which tests/kvcache/random_calls.cpp reads.
 
 A configuration, then calls; each number is a byte, taken modulo the number of choices.
 """
@@ -33,11 +33,31 @@ def save(damage: list[int] | None = None, sequence: int = 0) -> list[int]:
 
 
 SEEDS = {
-    "grow": CODED + CREATE + append(150) + append(150, 1) + attend(20) + attend(1, 1, window=70)
-    + append(90) + attend(39),
-    "share": CODED + CREATE + append(180) + append(180, 1) + COPY + truncate(100) + append(60)
-    + append(60, 0, 1) + attend(3, 0, 0) + attend(3, 0, 1) + save(),
-    "damage": CODED + CREATE + append(80) + append(80, 1) + save([0, 3, 1, 0, 40, 7]) + save([9, 9, 255]),
+    "grow": CODED
+    + CREATE
+    + append(150)
+    + append(150, 1)
+    + attend(20)
+    + attend(1, 1, window=70)
+    + append(90)
+    + attend(39),
+    "share": CODED
+    + CREATE
+    + append(180)
+    + append(180, 1)
+    + COPY
+    + truncate(100)
+    + append(60)
+    + append(60, 0, 1)
+    + attend(3, 0, 0)
+    + attend(3, 0, 1)
+    + save(),
+    "damage": CODED
+    + CREATE
+    + append(80)
+    + append(80, 1)
+    + save([0, 3, 1, 0, 40, 7])
+    + save([9, 9, 255]),
     "raw": RAW + CREATE + append(130, layers=1) + attend(30) + truncate(70) + save() + attend(2),
 }
 
