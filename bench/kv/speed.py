@@ -6,8 +6,8 @@
   python3 bench/kv/speed.py build/release/kvcache/libturboquant_kv.so --prefill 2048
 
 One layer, one sequence. Decoding: one query token over the cache. Prefill: appending all tokens,
-and all of them ask, in steps of --step. Systems take turns, the least and the median of the times are
-printed, and the ratio of the medians. BLAS keeps keys as [kv head][token][d], which it likes best.
+and all of them ask, in steps of --step. Systems take turns, the least and the median of the times
+are printed, and the ratio of the medians. BLAS keeps keys as [kv head][token][d], which it likes best.
 """
 
 from __future__ import annotations
