@@ -8,8 +8,8 @@ The model is a folder with config.json, model.safetensors (bf16, Llama's names) 
 tokens.npy, or dev.txt and tokenizer.json (needs the package `tokenizers`). The forward pass is
 numpy's, in float32; attention is the library's. Without a `step`, the tokens of a window are
 appended at once, then all of them ask, so with neither sinks nor tail every full page is quantized
-before anybody sees it. With one, so many tokens are appended and ask before the next come, as in decoding:
-that is how a tail works.
+before anybody sees it. With one, so many tokens are appended and ask before the next come, as in
+decoding: that is how a tail works.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 
 Keys, values and queries of a model's layers over windows of held-out text; no tokens stay raw but
 those behind the last full page. Key MSE: per coordinate. Score MSE: of the causal softmax's
-weights, per (query, visible token), with the model's own queries; logit MSE: of what goes into the softmax.
-Bytes: what each allocates, for the reference the tensors that its result holds.
+weights, per (query, visible token), with the model's own queries; logit MSE: of what goes into the
+softmax. Bytes: what each allocates, for the reference the tensors that its result holds.
 """
 
 from __future__ import annotations

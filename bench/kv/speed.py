@@ -7,7 +7,8 @@
 
 One layer, one sequence. Decoding: one query token over the cache. Prefill: appending all tokens,
 and all of them ask, in steps of --step. Systems take turns, the least and the median of the times
-are printed, and the ratio of the medians. BLAS keeps keys as [kv head][token][d], which it likes best.
+are printed, and the ratio of the medians. BLAS keeps keys as
+[kv head][token][d], which it likes best.
 """
 
 from __future__ import annotations

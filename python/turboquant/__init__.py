@@ -7,8 +7,8 @@
     turboquant.write_index(index, "words.tqi")
 
 turboquant.faiss makes FAISS's own Python module know TurboQuant; turboquant.kvcache compresses keys
-and values of transformers; turboquant.integrations holds vector stores for LangChain and LlamaIndex.
-docs/python.md is the guide.
+and values of transformers; turboquant.integrations holds vector stores for LangChain and
+LlamaIndex. docs/python.md is the guide.
 """
 
 from __future__ import annotations
