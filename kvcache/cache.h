@@ -89,7 +89,7 @@ class Cache {
                   const std::uint16_t* values) const;
   void release_page(std::size_t layer, LayerState& state);
   void choose_outliers(std::size_t layer, const RawTokens& raw);
-  void restore_channels(std::size_t layer, std::vector<ChannelOrder> read, bool needed);
+  void adopt_channels(std::vector<std::vector<ChannelOrder>> read, const std::vector<bool>& paged);
   std::size_t key_width() const { return options_.kv_heads * options_.key_dim; }
   std::size_t value_width() const { return options_.kv_heads * options_.value_dim; }
 

@@ -149,26 +149,33 @@ std::vector<std::uint8_t> Cache::serialize(std::size_t number) const {
   return out.take();
 }
 
-void Cache::restore_channels(std::size_t layer, std::vector<ChannelOrder> read, bool needed) {
+// All of them or none. paged[layer]: the sequence has pages there.
+void Cache::adopt_channels(std::vector<std::vector<ChannelOrder>> read,
+                           const std::vector<bool>& paged) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (std::size_t h = 0; h < read.size(); ++h) {
-    ChannelOrder& own = channels_[layer][h];
-    const auto adopt = [needed](std::vector<std::uint16_t>& mine, std::vector<std::uint16_t>& other,
-                                const SideFormat& format) {
-      if (other.empty()) {
-        if (needed && format.options.outliers > 0) {
-          throw std::invalid_argument("the sequence has pages, but not their outlier channels");
-        }
-        return;
-      }
-      if (mine.empty()) {
-        mine = std::move(other);
-      } else if (mine != other) {
-        throw std::invalid_argument("the sequence has other outlier channels than this cache");
-      }
-    };
-    adopt(own.keys, read[h].keys, formats_[layer].keys);
-    adopt(own.values, read[h].values, formats_[layer].values);
+  const auto check = [](const std::vector<std::uint16_t>& mine,
+                        const std::vector<std::uint16_t>& other, const SideFormat& format,
+                        bool needed) {
+    if (other.empty() && needed && format.options.outliers > 0) {
+      throw std::invalid_argument("the sequence has pages, but not their outlier channels");
+    }
+    if (!other.empty() && !mine.empty() && mine != other) {
+      throw std::invalid_argument("the sequence has other outlier channels than this cache");
+    }
+  };
+  for (std::size_t layer = 0; layer < read.size(); ++layer) {
+    for (std::size_t h = 0; h < read[layer].size(); ++h) {
+      const ChannelOrder& own = channels_[layer][h];
+      check(own.keys, read[layer][h].keys, formats_[layer].keys, paged[layer]);
+      check(own.values, read[layer][h].values, formats_[layer].values, paged[layer]);
+    }
+  }
+  for (std::size_t layer = 0; layer < read.size(); ++layer) {
+    for (std::size_t h = 0; h < read[layer].size(); ++h) {
+      ChannelOrder& own = channels_[layer][h];
+      if (own.keys.empty()) own.keys = std::move(read[layer][h].keys);
+      if (own.values.empty()) own.values = std::move(read[layer][h].values);
+    }
   }
 }
 
@@ -188,6 +195,8 @@ std::size_t Cache::restore(const std::uint8_t* bytes, std::size_t n) {
     throw std::invalid_argument("the sequence comes from a cache of other options");
   }
   auto made = std::make_unique<Sequence>();
+  std::vector<std::vector<ChannelOrder>> channels;
+  std::vector<bool> paged;
   for (std::size_t layer = 0; layer < options_.layers.size(); ++layer) {
     std::vector<ChannelOrder> orders(options_.kv_heads);
     for (ChannelOrder& order : orders) {
@@ -211,11 +220,19 @@ std::size_t Cache::restore(const std::uint8_t* bytes, std::size_t n) {
     }
     state.tail =
         read_raw(in, options_.tail_tokens + options_.page_tokens - 1, key_width(), value_width());
-    restore_channels(layer, std::move(orders), pages > 0);
+    channels.push_back(std::move(orders));
+    paged.push_back(pages > 0);
     made->layers.push_back(std::move(state));
   }
   if (!in.at_end()) throw std::invalid_argument("the bytes of the sequence go on after its end");
-  return place(std::move(made));
+  const std::size_t number = place(std::move(made));
+  try {
+    adopt_channels(std::move(channels), paged);
+  } catch (...) {
+    free_sequence(number);
+    throw;
+  }
+  return number;
 }
 
 }  // namespace turboquant::kv

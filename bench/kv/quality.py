@@ -6,10 +6,10 @@
 
 The model is a folder with config.json, model.safetensors (bf16, Llama's names) and dev tokens:
 tokens.npy, or dev.txt and tokenizer.json (needs the package `tokenizers`). The forward pass is
-numpy's, in float32; attention is the library's. Without a `step`, the tokens of a window are appended
-at once, then all of them ask, so with neither sinks nor tail every full page is quantized before
-anybody sees it. With one, so many tokens are appended and ask before the next come, as in decoding:
-that is how a tail works.
+numpy's, in float32; attention is the library's. Without a `step`, the tokens of a window are
+appended at once, then all of them ask, so with neither sinks nor tail every full page is quantized
+before anybody sees it. With one, so many tokens are appended and ask before the next come, as in
+decoding: that is how a tail works.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ class Setting:
 
 
 def coded(key_bits: int, value_bits: int, centre: int = 1, outliers: int = 0) -> tuple[dict, dict]:
-    return ({"bits": key_bits, "centre": centre, "outliers": outliers},
-            {"bits": value_bits, "centre": 0, "outliers": outliers})
+    return (
+        {"bits": key_bits, "centre": centre, "outliers": outliers},
+        {"bits": value_bits, "centre": 0, "outliers": outliers},
+    )
 
 
 def settings(head_dim: int) -> list[Setting]:
@@ -103,7 +105,7 @@ class Model:
             return x / np.sqrt((x * x).mean(-1, keepdims=True) + c["rms_norm_eps"]) * w[weight]
 
         def rope(x):
-            return x * cos + np.concatenate([-x[..., d // 2:], x[..., :d // 2]], -1) * sin
+            return x * cos + np.concatenate([-x[..., d // 2 :], x[..., : d // 2]], -1) * sin
 
         x = w["model.embed_tokens.weight"][ids]
         for i in range(c["num_hidden_layers"]):
@@ -140,18 +142,25 @@ class CachedModel:
 
     def log_probabilities(self, ids: np.ndarray) -> np.ndarray:
         c = self._model.config
-        cache = Cache(self._library, self._setting.keys, self._setting.values,
-                      layers=c["num_hidden_layers"], query_heads=c["num_attention_heads"],
-                      kv_heads=c["num_key_value_heads"], key_dim=c["head_dim"],
-                      value_dim=c["head_dim"], **self._setting.options)
+        cache = Cache(
+            self._library,
+            self._setting.keys,
+            self._setting.values,
+            layers=c["num_hidden_layers"],
+            query_heads=c["num_attention_heads"],
+            kv_heads=c["num_key_value_heads"],
+            key_dim=c["head_dim"],
+            value_dim=c["head_dim"],
+            **self._setting.options,
+        )
         step = self._setting.step or len(ids)
 
         def attend(layer, q, k, v):
             k = self._changed_keys(layer, k)
             out = []
             for at in range(0, len(q), step):
-                cache.append(layer, at, k[at:at + step], v[at:at + step])
-                out.append(cache.attend(layer, q[at:at + step]))
+                cache.append(layer, at, k[at : at + step], v[at : at + step])
+                out.append(cache.attend(layer, q[at : at + step]))
             return np.concatenate(out)
 
         try:
@@ -182,7 +191,7 @@ def read_tokens(folder: str) -> np.ndarray:
 
 
 class Measurement:
-    """What one process needs; tasks are pairs (test, number) and give a list, one entry a setting."""
+    """What one process needs; a test of a number gives a list, one entry a setting."""
 
     def __init__(self, args: argparse.Namespace):
         model, library = Model(args.model), Library(args.library)
@@ -195,14 +204,20 @@ class Measurement:
 
     def text(self, window: int) -> list[tuple]:
         """Loss, divergence from the first setting, rate of the same top token, bytes."""
-        ids = self.tokens[window * WINDOW:window * WINDOW + WINDOW + 1]
+        ids = self.tokens[window * WINDOW : window * WINDOW + WINDOW + 1]
         reference, rows = None, []
         for run in self.runs.values():
             logs = run.log_probabilities(ids[:-1])
             reference = logs if reference is None else reference
-            rows.append((-logs[np.arange(WINDOW), ids[1:]].mean(),
-                         (np.exp(reference) * (reference - logs)).sum(1).mean(),
-                         (reference.argmax(1) == logs.argmax(1)).mean(), run.allocated, run.half))
+            rows.append(
+                (
+                    -logs[np.arange(WINDOW), ids[1:]].mean(),
+                    (np.exp(reference) * (reference - logs)).sum(1).mean(),
+                    (reference.argmax(1) == logs.argmax(1)).mean(),
+                    run.allocated,
+                    run.half,
+                )
+            )
         return rows
 
     def induction(self, seed: int) -> list[tuple]:
@@ -210,8 +225,10 @@ class Measurement:
         r = np.random.default_rng(seed).integers(1, self.vocabulary, COPIED)
         ids = np.concatenate([[0], r, r])
         second = np.arange(COPIED, 2 * COPIED)
-        return [(-run.log_probabilities(ids[:-1])[second, ids[second + 1]].mean(),)
-                for run in self.runs.values()]
+        return [
+            (-run.log_probabilities(ids[:-1])[second, ids[second + 1]].mean(),)
+            for run in self.runs.values()
+        ]
 
     def needle(self, seed: int) -> list[tuple]:
         """Rate at which the rest of a needle in text is found again, by distance."""
@@ -220,7 +237,7 @@ class Measurement:
         for distance in NEEDLE_DISTANCES:
             needle = random.integers(1, self.vocabulary, NEEDLE)
             start = random.integers(0, len(self.tokens) - distance)
-            between = self.tokens[start:start + distance - NEEDLE]
+            between = self.tokens[start : start + distance - NEEDLE]
             ids = np.concatenate([[0], needle, between, needle])
             asked = np.arange(len(ids) - NEEDLE + SHOWN - 1, len(ids) - 1)
             for row, run in zip(rows, self.runs.values()):
@@ -242,8 +259,9 @@ def work(task: tuple[str, int]) -> list[tuple]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("library")
     parser.add_argument("model")
     parser.add_argument("--windows", type=int, default=40)
@@ -261,25 +279,32 @@ def main() -> None:
             answers = pool.map(work, tasks, chunksize=1)
     else:
         answers = [work(task) for task in tasks]
-    by_test = {test: [np.array(a) for t, a in zip(tasks, answers) if t[0] == test]
-               for test in ("text", "induction", "needle")}
+    by_test = {
+        test: [np.array(a) for t, a in zip(tasks, answers) if t[0] == test]
+        for test in ("text", "induction", "needle")
+    }
     texts = np.array(by_test["text"])  # [window][setting][figure]
     induction, needle = (np.mean(by_test[t], 0) for t in ("induction", "needle"))
     means = texts.mean(0)
     base = np.exp(means[0, 0])
     print(f"{len(windows)} windows of {WINDOW} tokens")
-    print("| keys/values, bits | perplexity | against half | KL, nats | same top token "
-          "| induction | needle at " + ", ".join(map(str, NEEDLE_DISTANCES))
-          + " | bytes a token | times fewer |")
+    print(
+        "| keys/values, bits | perplexity | against half | KL, nats | same top token "
+        "| induction | needle at "
+        + ", ".join(map(str, NEEDLE_DISTANCES))
+        + " | bytes a token | times fewer |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for i, name in enumerate(measurement.runs):
         loss, divergence, same_top, allocated, half = means[i]
         spread = (texts[:, i, 0] - texts[:, 0, 0]).std() / np.sqrt(len(windows))
         found = ", ".join(f"{100 * x:.0f}%" for x in needle[i])
-        print(f"| {name} | {np.exp(loss):.4f} | {100 * (np.exp(loss) / base - 1):+.2f} "
-              f"± {100 * spread:.2f}% | {divergence:.5f} | {100 * same_top:.2f}% "
-              f"| {induction[i, 0]:.3f} | {found} | {allocated / WINDOW:.0f} "
-              f"| {half / allocated:.2f} |")
+        print(
+            f"| {name} | {np.exp(loss):.4f} | {100 * (np.exp(loss) / base - 1):+.2f} "
+            f"± {100 * spread:.2f}% | {divergence:.5f} | {100 * same_top:.2f}% "
+            f"| {induction[i, 0]:.3f} | {found} | {allocated / WINDOW:.0f} "
+            f"| {half / allocated:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@
   python3 bench/kv/speed.py build/release/kvcache/libturboquant_kv.so
   python3 bench/kv/speed.py build/release/kvcache/libturboquant_kv.so --prefill 2048
 
-One layer, one sequence. Decoding: one query token over the cache. Prefill: appending all tokens, and
-all of them ask, in steps of --step. Systems take turns, the least and the median of the times are
-printed, and the ratio of the medians. BLAS keeps keys as [kv head][token][d], which it likes best.
+One layer, one sequence. Decoding: one query token over the cache. Prefill: appending all tokens,
+and all of them ask, in steps of --step. Systems take turns, the least and the median of the times
+are printed, and the ratio of the medians. BLAS keeps keys as
+[kv head][token][d], which it likes best.
 """
 
 from __future__ import annotations
@@ -62,9 +63,16 @@ def decode(library: Library, args: argparse.Namespace) -> None:
         caches = {}
         for bits in args.bits.split(";"):
             key_bits, value_bits = (int(b) for b in bits.split(","))
-            cache = Cache(library, {"bits": key_bits, "centre": int(key_bits != RAW_BITS)},
-                          {"bits": value_bits}, layers=1, query_heads=heads, kv_heads=kv_heads,
-                          key_dim=d, value_dim=d)
+            cache = Cache(
+                library,
+                {"bits": key_bits, "centre": int(key_bits != RAW_BITS)},
+                {"bits": value_bits},
+                layers=1,
+                query_heads=heads,
+                kv_heads=kv_heads,
+                key_dim=d,
+                value_dim=d,
+            )
             cache.append(0, 0, k, v)
             caches[f"{key_bits}/{value_bits}"] = cache
         expected = softmax_attention(q_blas, k_blas, v_blas).reshape(1, heads, d)
@@ -74,8 +82,10 @@ def decode(library: Library, args: argparse.Namespace) -> None:
         for name, cache in caches.items():
             error = np.linalg.norm(cache.attend(0, q) - expected) / np.linalg.norm(expected)
             ratio = np.median(times["blas"]) / np.median(times[name])
-            print(f"| {tokens} | {name} | {shown(times[name])} | {shown(times['blas'])} "
-                  f"| {ratio:.2f} | {100 * error:.1f}% |")
+            print(
+                f"| {tokens} | {name} | {shown(times[name])} | {shown(times['blas'])} "
+                f"| {ratio:.2f} | {100 * error:.1f}% |"
+            )
             cache.close()
 
 
@@ -88,12 +98,19 @@ def prefill(library: Library, args: argparse.Namespace) -> None:
     q = random.standard_normal((n, heads, d), np.float32)
 
     def cached(key_bits: int, value_bits: int) -> None:
-        cache = Cache(library, {"bits": key_bits, "centre": int(key_bits != RAW_BITS)},
-                      {"bits": value_bits}, layers=1, query_heads=heads, kv_heads=kv_heads,
-                      key_dim=d, value_dim=d)
+        cache = Cache(
+            library,
+            {"bits": key_bits, "centre": int(key_bits != RAW_BITS)},
+            {"bits": value_bits},
+            layers=1,
+            query_heads=heads,
+            kv_heads=kv_heads,
+            key_dim=d,
+            value_dim=d,
+        )
         for at in range(0, n, step):
-            cache.append(0, at, k[at:at + step], v[at:at + step])
-            cache.attend(0, q[at:at + step])
+            cache.append(0, at, k[at : at + step], v[at : at + step])
+            cache.attend(0, q[at : at + step])
         cache.close()
 
     def blas() -> None:
@@ -102,16 +119,18 @@ def prefill(library: Library, args: argparse.Namespace) -> None:
             end = min(at + step, n)
             hidden = np.tri(end - at, end, at, dtype=bool)
             for h in range(kv_heads):
-                rows = q[at:end, h * group:(h + 1) * group].transpose(1, 0, 2)
-                scores = np.matmul(rows.reshape(-1, d), k[:end, h].T) * np.float32(d ** -0.5)
+                rows = q[at:end, h * group : (h + 1) * group].transpose(1, 0, 2)
+                scores = np.matmul(rows.reshape(-1, d), k[:end, h].T) * np.float32(d**-0.5)
                 scores = np.where(hidden, scores.reshape(group, end - at, end), -np.inf)
                 scores -= scores.max(-1, keepdims=True)
                 np.exp(scores, out=scores)
                 scores /= scores.sum(-1, keepdims=True)
                 np.matmul(scores, v[:end, h])
 
-    systems = {bits.replace(",", "/"): lambda b=bits: cached(*(int(x) for x in b.split(",")))
-               for bits in args.bits.split(";")}
+    systems = {
+        bits.replace(",", "/"): lambda b=bits: cached(*(int(x) for x in b.split(",")))
+        for bits in args.bits.split(";")
+    }
     systems["half in the cache"] = lambda: cached(RAW_BITS, RAW_BITS)
     systems["float32, BLAS"] = blas
     times = times_of(systems, args.repetitions)
@@ -122,8 +141,9 @@ def prefill(library: Library, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("library")
     parser.add_argument("--heads", default="32,8", help="query heads, kv heads")
     parser.add_argument("--dim", type=int, default=128)

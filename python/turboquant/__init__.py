@@ -6,8 +6,9 @@
     scores, ids = index.search(queries, 10)   # (nq, 10) each
     turboquant.write_index(index, "words.tqi")
 
-turboquant.faiss makes FAISS's own Python module know TurboQuant; turboquant.integrations holds
-vector stores for LangChain and LlamaIndex. docs/python.md is the guide.
+turboquant.faiss makes FAISS's own Python module know TurboQuant; turboquant.kvcache compresses keys
+and values of transformers; turboquant.integrations holds vector stores for LangChain and
+LlamaIndex. docs/python.md is the guide.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from ._reference import (
     TurboQuantMSE,
     TurboQuantOutput,
 )
+from .kvcache import AdaptiveKVCache, TurboQuantKVCache, gradient_allocation
 
 __version__ = "0.1.0"
 
@@ -53,6 +55,7 @@ def _index_from_bytes(data: bytes) -> Index:  # for pickles, which name function
 
 
 __all__ = [
+    "AdaptiveKVCache",
     "DEFAULT_SEED",
     "IDSelector",
     "Index",
@@ -61,9 +64,11 @@ __all__ = [
     "Quantizer",
     "TurboQuant",
     "TurboQuantIndex",
+    "TurboQuantKVCache",
     "TurboQuantMSE",
     "TurboQuantOutput",
     "get_num_threads",
+    "gradient_allocation",
     "index_factory",
     "read_index",
     "set_num_threads",

@@ -344,6 +344,29 @@ TEST(Cache, RestoreRefusesOtherBytes) {
   }
 }
 
+// Bytes that are refused leave no outlier channels behind, nor a sequence.
+TEST(Cache, RefusedBytesChangeNothing) {
+  CacheOptions made = with_outliers();
+  made.layers[0] = made.layers[1];
+  Cache cache(made);
+  const std::size_t sequence = cache.create_sequence();
+  test::fill(cache, sequence, 100, 1);
+  const auto saved = cache.serialize(sequence);
+  Cache other(made);
+  EXPECT_THROW(other.restore(saved.data(), saved.size() - 1), std::invalid_argument);
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    EXPECT_EQ(other.channels(layer, 0, true), nullptr);
+  }
+  // Other data choose other channels; then the sequence cannot be taken.
+  const std::size_t own = other.create_sequence();
+  test::fill(other, own, 100, 50);
+  const std::vector<std::uint16_t> before(other.channels(0, 0, false),
+                                          other.channels(0, 0, false) + 8);
+  EXPECT_THROW(other.restore(saved.data(), saved.size()), std::invalid_argument);
+  EXPECT_TRUE(std::equal(before.begin(), before.end(), other.channels(0, 0, false)));
+  EXPECT_EQ(other.create_sequence(), own + 1);
+}
+
 TEST(Cache, Refusals) {
   const auto refused = [](auto change) {
     CacheOptions made = test::options(2, 2, 64, 64, 4, 4);

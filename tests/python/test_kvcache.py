@@ -44,6 +44,29 @@ def test_compress_and_attend():
     assert errors[3] < 0.1 and errors[4] < 1e-3
 
 
+def test_the_examples_of_the_page():
+    """Those of turboquant-torch's page, with fewer heads; names are the package's own."""
+    turboquant = pytest.importorskip("turboquant")
+    if not hasattr(turboquant, "TurboQuantKVCache"):
+        pytest.skip("the package's core is not here")
+    cache = turboquant.TurboQuantKVCache(head_dim=128, bit_width=3, residual_length=128)
+    keys, values, query = normals(2, 4, 2048, 128), normals(2, 4, 2048, 128), normals(2, 4, 1, 128)
+    compressed = cache.compress(keys, values)
+    assert cache.attention(query, compressed).shape == query.shape
+    half, ours, ratio = cache.memory_savings(2, 4, 2048)
+    assert ours < half and 3 < ratio < 16 / 3
+    cache = turboquant.TurboQuantKVCache.for_gqa(
+        head_dim=128, num_kv_heads=8, num_query_heads=32, bit_width=3, residual_length=128
+    )
+    assert cache.key_bit_width == 4
+    turboquant.TurboQuantKVCache(
+        head_dim=128, bit_width=3, n_outlier_channels=8, residual_length=128
+    )
+    turboquant.AdaptiveKVCache(head_dim=128, layer_bits=[2] * 10 + [3] * 12 + [4] * 10)
+    bits = turboquant.gradient_allocation(n_layers=32, min_bits=2, max_bits=4, strategy="linear")
+    assert turboquant.AdaptiveKVCache(head_dim=128, layer_bits=bits).n_layers == 32
+
+
 def test_the_last_tokens_stay():
     keys = normals(1, 2, 300, 64)
     cache = kvcache.TurboQuantKVCache(head_dim=64, bit_width=2, residual_length=100)
@@ -73,7 +96,7 @@ def test_append_adds_and_keeps_codes():
     parts = cache.compress(keys[:, :, :150], values[:, :, :150])
     before = parts.decompress()[0]
     for at in range(150, 400, 25):
-        parts.append(keys[:, :, at:at + 25], values[:, :, at:at + 25])
+        parts.append(keys[:, :, at : at + 25], values[:, :, at : at + 25])
     assert parts.seq_len == 400
     np.testing.assert_array_equal(parts.decompress()[0], whole.decompress()[0])
     np.testing.assert_array_equal(parts.decompress()[0][:, :, :128], before[:, :, :128])
@@ -139,7 +162,9 @@ def captured_layers() -> list[tuple]:
     layers = []
     for layer, sharpness in enumerate((4.0, 0.1)):
         q = sharpness * normals(256, 4, 64, seed=10 + layer)
-        layers.append((q, normals(256, 2, 64, seed=20 + layer), normals(256, 2, 64, seed=30 + layer)))
+        layers.append(
+            (q, normals(256, 2, 64, seed=20 + layer), normals(256, 2, 64, seed=30 + layer))
+        )
     return layers
 
 
@@ -172,17 +197,24 @@ def test_adaptive_cache():
     assert given.pairs == [(2, 2), (4, 3)]
     assert "Average: 2.75" in given.summary()
     x = normals(1, 2, 256, 64)
-    errors = [relative(given.decompress_layer_keys(i, given.compress_layer(i, x, x)), x)
-              for i in (0, 1)]
+    errors = [
+        relative(given.decompress_layer_keys(i, given.compress_layer(i, x, x)), x) for i in (0, 1)
+    ]
     assert errors[1] < 0.5 * errors[0]
     out = given.attention_layer(1, x, given.compress_layer(1, x, x))
     assert relative(out, exact(x, x, x)) < 0.2
 
 
 def test_refusals():
-    for wrong in ({"bit_width": 7}, {"bit_width": 0}, {"head_dim": 0}, {"head_dim": 2000},
-                  {"bit_width": 4, "n_outlier_channels": 8}, {"pre_rope": True},
-                  {"n_outlier_channels": 64}):
+    for wrong in (
+        {"bit_width": 7},
+        {"bit_width": 0},
+        {"head_dim": 0},
+        {"head_dim": 2000},
+        {"bit_width": 4, "n_outlier_channels": 8},
+        {"pre_rope": True},
+        {"n_outlier_channels": 64},
+    ):
         with pytest.raises(ValueError, match="[a-z]{3}"):
             kvcache.TurboQuantKVCache(**{"head_dim": 64, **wrong})
     cache = kvcache.TurboQuantKVCache(64)

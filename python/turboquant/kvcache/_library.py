@@ -96,8 +96,9 @@ class Cache:
     keys and values are fields of Side, options those of Config.
     """
 
-    def __init__(self, library: Library, keys: dict, values: dict, sequences: int = 1,
-                 **options: int):
+    def __init__(
+        self, library: Library, keys: dict, values: dict, sequences: int = 1, **options: int
+    ):
         self._library = library
         self._cache = c_void_p()
         config = Config()
@@ -123,12 +124,14 @@ class Cache:
 
     def length(self, layer: int = 0, sequence: int = 0) -> int:
         tokens = c_size_t()
-        self._library.call("tq_kv_sequence_length", self._cache, c_uint32(layer),
-                           c_uint32(sequence), byref(tokens))
+        self._library.call(
+            "tq_kv_sequence_length", self._cache, c_uint32(layer), c_uint32(sequence), byref(tokens)
+        )
         return tokens.value
 
-    def append(self, layer: int, position: int, keys: np.ndarray, values: np.ndarray,
-               sequence: int = 0) -> None:
+    def append(
+        self, layer: int, position: int, keys: np.ndarray, values: np.ndarray, sequence: int = 0
+    ) -> None:
         """keys [n][kv_heads][key_dim], values [n][kv_heads][value_dim], float32."""
         keys = np.ascontiguousarray(keys, np.float32)
         values = np.ascontiguousarray(values, np.float32)
@@ -136,19 +139,31 @@ class Cache:
         if keys.shape[1:] != (heads, key_dim):
             raise ValueError(f"keys must be (n, {heads}, {key_dim}), not {keys.shape}")
         if values.shape != (len(keys), heads, self.config.value_dim):
-            raise ValueError(f"values must be ({len(keys)}, {heads}, {self.config.value_dim}), "
-                             f"not {values.shape}")
-        self._library.call("tq_kv_append", self._cache, c_uint32(layer), c_uint32(sequence),
-                           c_size_t(position), c_size_t(len(keys)),
-                           keys.ctypes.data_as(c_void_p), values.ctypes.data_as(c_void_p))
+            raise ValueError(
+                f"values must be ({len(keys)}, {heads}, {self.config.value_dim}), "
+                f"not {values.shape}"
+            )
+        self._library.call(
+            "tq_kv_append",
+            self._cache,
+            c_uint32(layer),
+            c_uint32(sequence),
+            c_size_t(position),
+            c_size_t(len(keys)),
+            keys.ctypes.data_as(c_void_p),
+            values.ctypes.data_as(c_void_p),
+        )
 
-    def attend(self, layer: int, q: np.ndarray, sequence: int = 0, scale: float = 0,
-               causal: bool = True) -> np.ndarray:
+    def attend(
+        self, layer: int, q: np.ndarray, sequence: int = 0, scale: float = 0, causal: bool = True
+    ) -> np.ndarray:
         """q [queries][query_heads][key_dim] of the last tokens; their outputs."""
         q = np.ascontiguousarray(q, np.float32)
         if q.shape[1:] != (self.config.query_heads, self.config.key_dim):
-            raise ValueError(f"q must be (queries, {self.config.query_heads}, "
-                             f"{self.config.key_dim}), not {q.shape}")
+            raise ValueError(
+                f"q must be (queries, {self.config.query_heads}, "
+                f"{self.config.key_dim}), not {q.shape}"
+            )
         out = np.empty((*q.shape[:2], self.config.value_dim), np.float32)
         attention = Attention()
         self._library.call("tq_kv_attention_init", byref(attention))
@@ -165,12 +180,18 @@ class Cache:
         return out
 
     def dequantize(self, layer: int = 0, sequence: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """keys [n][kv_heads][key_dim] and values [n][kv_heads][value_dim] as attention sees them."""
+        """keys [n][kv_heads][key_dim], values [n][kv_heads][value_dim] as attention sees them."""
         n, c = self.length(layer, sequence), self.config
         keys = np.empty((n, c.kv_heads, c.key_dim), np.float32)
         values = np.empty((n, c.kv_heads, c.value_dim), np.float32)
-        self._library.call("tq_kv_dequantize", self._cache, c_uint32(layer), c_uint32(sequence),
-                           keys.ctypes.data_as(c_void_p), values.ctypes.data_as(c_void_p))
+        self._library.call(
+            "tq_kv_dequantize",
+            self._cache,
+            c_uint32(layer),
+            c_uint32(sequence),
+            keys.ctypes.data_as(c_void_p),
+            values.ctypes.data_as(c_void_p),
+        )
         return keys, values
 
     def memory(self) -> Memory:

@@ -16,14 +16,20 @@ def uniform_allocation(n_layers: int, bit_width: int) -> list[int]:
     return [bit_width] * n_layers
 
 
-def gradient_allocation(n_layers: int, min_bits: int = 2, max_bits: int = 4,
-                        strategy: Literal["linear", "step"] = "linear") -> list[int]:
+def gradient_allocation(
+    n_layers: int,
+    min_bits: int = 2,
+    max_bits: int = 4,
+    strategy: Literal["linear", "step"] = "linear",
+) -> list[int]:
     """More bits for later layers: a ramp, or three steps."""
     if n_layers < 1 or not 1 <= min_bits <= max_bits <= 4:
         raise ValueError("there must be a layer, and 1 <= min_bits <= max_bits <= 4")
     if strategy == "linear":
-        return [round(min_bits + i / max(n_layers - 1, 1) * (max_bits - min_bits))
-                for i in range(n_layers)]
+        return [
+            round(min_bits + i / max(n_layers - 1, 1) * (max_bits - min_bits))
+            for i in range(n_layers)
+        ]
     if strategy == "step":
         third = n_layers // 3
         middle = (min_bits + max_bits + 1) // 2
@@ -41,8 +47,8 @@ class Captured(NamedTuple):
 
 @dataclass
 class Calibration:
-    """error[layer][side][i]: share of the attention outputs' energy that is lost when that side alone
-    is coded with bits[i]; side 0 is keys."""
+    """error[layer][side][i]: share of the attention outputs' energy that is lost when that side
+    alone is coded with bits[i]; side 0 is keys."""
 
     bits: list[int]
     error: np.ndarray
@@ -50,14 +56,25 @@ class Calibration:
 
 def _outputs(captured: Captured, key_bits: int, value_bits: int) -> np.ndarray:
     q, k, v = captured
-    cache = Cache(library(), side(key_bits, centre=True), side(value_bits), layers=1,
-                  query_heads=q.shape[1], kv_heads=k.shape[1], key_dim=k.shape[2],
-                  value_dim=v.shape[2], sink_tokens=0, tail_tokens=0)
+    cache = Cache(
+        library(),
+        side(key_bits, centre=True),
+        side(value_bits),
+        layers=1,
+        query_heads=q.shape[1],
+        kv_heads=k.shape[1],
+        key_dim=k.shape[2],
+        value_dim=v.shape[2],
+        sink_tokens=0,
+        tail_tokens=0,
+    )
     cache.append(0, 0, k, v)
     return cache.attend(0, q)
 
 
-def calibrate(captured: Sequence[Captured | tuple], bits: Sequence[int] = (1, 2, 3, 4)) -> Calibration:
+def calibrate(
+    captured: Sequence[Captured | tuple], bits: Sequence[int] = (1, 2, 3, 4)
+) -> Calibration:
     """Measures the layers' causal attention, every full page coded."""
     chosen = sorted(set(bits))
     error = np.empty((len(captured), 2, len(chosen)))
@@ -120,17 +137,24 @@ def capture(model: Any, tokenizer: Any, text: str) -> list[Captured]:
     finally:
         model.set_attn_implementation(before)
     if not captured:
-        raise ValueError(f"{type(model).__name__} has no attention layer that transformers' "
-                         "AttentionInterface serves, so there is nothing to calibrate")
+        raise ValueError(
+            f"{type(model).__name__} has no attention layer that transformers' "
+            "AttentionInterface serves, so there is nothing to calibrate"
+        )
     return captured
 
 
 class AdaptiveKVCache:
     """A TurboQuantKVCache per layer, each of its own bits: a number, or keys' and values' bits."""
 
-    def __init__(self, head_dim: int, layer_bits: Sequence[int | tuple[int, int]],
-                 residual_length: int = 128, n_outlier_channels: int = 0,
-                 calibration: Calibration | None = None):
+    def __init__(
+        self,
+        head_dim: int,
+        layer_bits: Sequence[int | tuple[int, int]],
+        residual_length: int = 128,
+        n_outlier_channels: int = 0,
+        calibration: Calibration | None = None,
+    ):
         if len(layer_bits) == 0:
             raise ValueError("there must be a layer")
         self.head_dim = head_dim
@@ -139,9 +163,14 @@ class AdaptiveKVCache:
         self.calibration = calibration
         self.pairs = [(b, b) if isinstance(b, int) else tuple(b) for b in self.layer_bits]
         self.caches = [
-            TurboQuantKVCache(head_dim, max(pair), residual_length, key_bit_width=pair[0],
-                              value_bit_width=pair[1],
-                              n_outlier_channels=n_outlier_channels if min(pair) < 4 else 0)
+            TurboQuantKVCache(
+                head_dim,
+                max(pair),
+                residual_length,
+                key_bit_width=pair[0],
+                value_bit_width=pair[1],
+                n_outlier_channels=n_outlier_channels if min(pair) < 4 else 0,
+            )
             for pair in self.pairs
         ]
 
@@ -154,8 +183,9 @@ class AdaptiveKVCache:
     def decompress_layer_values(self, layer_idx: int, compressed: CompressedKV) -> Any:
         return self.caches[layer_idx].decompress_values(compressed)
 
-    def attention_layer(self, layer_idx: int, query: Any, compressed: CompressedKV,
-                        scale: float | None = None) -> Any:
+    def attention_layer(
+        self, layer_idx: int, query: Any, compressed: CompressedKV, scale: float | None = None
+    ) -> Any:
         return self.caches[layer_idx].attention(query, compressed, scale)
 
     def summary(self) -> str:
@@ -172,18 +202,39 @@ class AdaptiveKVCache:
         return "\n".join(lines)
 
     @classmethod
-    def from_model(cls, model: Any, tokenizer: Any, head_dim: int,
-                   calibration_text: str = "The quick brown fox jumps over the lazy dog. " * 20,
-                   target_avg_bits: float = 3.0, residual_length: int = 128,
-                   n_outlier_channels: int = 0) -> AdaptiveKVCache:
+    def from_model(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        head_dim: int,
+        calibration_text: str = "The quick brown fox jumps over the lazy dog. " * 20,
+        target_avg_bits: float = 3.0,
+        residual_length: int = 128,
+        n_outlier_channels: int = 0,
+    ) -> AdaptiveKVCache:
         """Bits by the attention of a transformers model on a text."""
-        return cls.from_captured(capture(model, tokenizer, calibration_text), head_dim,
-                                 target_avg_bits, residual_length, n_outlier_channels)
+        return cls.from_captured(
+            capture(model, tokenizer, calibration_text),
+            head_dim,
+            target_avg_bits,
+            residual_length,
+            n_outlier_channels,
+        )
 
     @classmethod
-    def from_captured(cls, captured: Sequence[Captured | tuple], head_dim: int,
-                      target_avg_bits: float = 3.0, residual_length: int = 128,
-                      n_outlier_channels: int = 0) -> AdaptiveKVCache:
+    def from_captured(
+        cls,
+        captured: Sequence[Captured | tuple],
+        head_dim: int,
+        target_avg_bits: float = 3.0,
+        residual_length: int = 128,
+        n_outlier_channels: int = 0,
+    ) -> AdaptiveKVCache:
         calibration = calibrate(captured, (2, 3, 4) if target_avg_bits >= 2 else (1, 2, 3, 4))
-        return cls(head_dim, allocate(calibration, target_avg_bits), residual_length,
-                   n_outlier_channels, calibration)
+        return cls(
+            head_dim,
+            allocate(calibration, target_avg_bits),
+            residual_length,
+            n_outlier_channels,
+            calibration,
+        )

@@ -30,8 +30,9 @@ def like(result: np.ndarray, model: Any) -> Any:
 def gqa_key_bits(bit_width: int, num_kv_heads: int, num_query_heads: int) -> int:
     """Bits of keys that more than two query heads share: one more, up to 4; never fewer."""
     if num_kv_heads < 1 or num_query_heads % num_kv_heads != 0:
-        raise ValueError(f"query heads ({num_query_heads}) must be a multiple of kv heads "
-                         f"({num_kv_heads})")
+        raise ValueError(
+            f"query heads ({num_query_heads}) must be a multiple of kv heads ({num_kv_heads})"
+        )
     if num_query_heads // num_kv_heads <= 2:
         return bit_width
     return max(bit_width, min(bit_width + 1, 4))
@@ -53,8 +54,10 @@ class CompressedKV:
         wanted = (self.batch_size, self.num_heads, self.head_dim)
         for name, x in (("keys", k), ("values", v)):
             if x.ndim != 4 or (*x.shape[:2], x.shape[3]) != wanted or x.shape != k.shape:
-                raise ValueError(f"{name} must be (batch, heads, tokens, head_dim) with "
-                                 f"(batch, heads, head_dim) = {wanted}, not {x.shape}")
+                raise ValueError(
+                    f"{name} must be (batch, heads, tokens, head_dim) with "
+                    f"(batch, heads, head_dim) = {wanted}, not {x.shape}"
+                )
         for b in range(self.batch_size):
             self._cache.append(0, self.seq_len, k[b].transpose(1, 0, 2), v[b].transpose(1, 0, 2), b)
         self.seq_len += k.shape[2]
@@ -63,17 +66,25 @@ class CompressedKV:
         """Keys and values (batch, heads, tokens, head_dim) as attention sees them."""
         pairs = [self._cache.dequantize(0, b) for b in range(self.batch_size)]
         keys, values = (np.stack([p[i] for p in pairs]).transpose(0, 2, 1, 3) for i in (0, 1))
-        return (like(np.ascontiguousarray(keys), self._like_keys),
-                like(np.ascontiguousarray(values), self._like_values))
+        return (
+            like(np.ascontiguousarray(keys), self._like_keys),
+            like(np.ascontiguousarray(values), self._like_values),
+        )
 
     def attention(self, query: Any, scale: float | None = None) -> Any:
         """query (batch, query heads, n, head_dim); every query sees every token."""
         q = to_numpy(query)
         heads = self.num_heads
-        if (q.ndim != 4 or q.shape[0] != self.batch_size or q.shape[1] % heads != 0
-                or q.shape[3] != self.head_dim):
-            raise ValueError(f"query must be ({self.batch_size}, a multiple of {heads}, n, "
-                             f"{self.head_dim}), not {q.shape}")
+        if (
+            q.ndim != 4
+            or q.shape[0] != self.batch_size
+            or q.shape[1] % heads != 0
+            or q.shape[3] != self.head_dim
+        ):
+            raise ValueError(
+                f"query must be ({self.batch_size}, a multiple of {heads}, n, "
+                f"{self.head_dim}), not {q.shape}"
+            )
         group, n = q.shape[1] // heads, q.shape[2]
         # Without a causal mask, the query heads of a kv head are as good as more queries.
         rows = q.reshape(self.batch_size, heads, group * n, self.head_dim).transpose(0, 2, 1, 3)
@@ -100,10 +111,18 @@ class TurboQuantKVCache:
     sink_tokens: so many of the first tokens stay in half precision.
     """
 
-    def __init__(self, head_dim: int, bit_width: int = 3, residual_length: int = 128,
-                 key_bit_width: int | None = None, value_bit_width: int | None = None,
-                 pre_rope: bool = False, n_outlier_channels: int = 0, seed: int = 0,
-                 sink_tokens: int = 0):
+    def __init__(
+        self,
+        head_dim: int,
+        bit_width: int = 3,
+        residual_length: int = 128,
+        key_bit_width: int | None = None,
+        value_bit_width: int | None = None,
+        pre_rope: bool = False,
+        n_outlier_channels: int = 0,
+        seed: int = 0,
+        sink_tokens: int = 0,
+    ):
         if pre_rope:
             raise ValueError("keys are compressed after RoPE; apply it first")
         self.head_dim = head_dim
@@ -118,26 +137,56 @@ class TurboQuantKVCache:
         self._make(1, 1)  # so that wrong options are an error here
 
     @classmethod
-    def for_gqa(cls, head_dim: int, num_kv_heads: int, num_query_heads: int, bit_width: int = 3,
-                residual_length: int = 128, pre_rope: bool = False, n_outlier_channels: int = 0,
-                seed: int = 0) -> TurboQuantKVCache:
+    def for_gqa(
+        cls,
+        head_dim: int,
+        num_kv_heads: int,
+        num_query_heads: int,
+        bit_width: int = 3,
+        residual_length: int = 128,
+        pre_rope: bool = False,
+        n_outlier_channels: int = 0,
+        seed: int = 0,
+    ) -> TurboQuantKVCache:
         """Keys get one bit more where more than two query heads share them."""
-        return cls(head_dim, bit_width, residual_length,
-                   key_bit_width=gqa_key_bits(bit_width, num_kv_heads, num_query_heads),
-                   pre_rope=pre_rope, n_outlier_channels=n_outlier_channels, seed=seed)
+        return cls(
+            head_dim,
+            bit_width,
+            residual_length,
+            key_bit_width=gqa_key_bits(bit_width, num_kv_heads, num_query_heads),
+            pre_rope=pre_rope,
+            n_outlier_channels=n_outlier_channels,
+            seed=seed,
+        )
 
     def _make(self, batch: int, heads: int) -> Cache:
-        keys, values = (side(bits, self.n_outlier_channels if bits < 4 else 0, centre)
-                        for bits, centre in ((self.key_bit_width, True),
-                                             (self.value_bit_width, False)))
-        return Cache(library(), keys, values, batch, layers=1, query_heads=heads, kv_heads=heads,
-                     key_dim=self.head_dim, value_dim=self.head_dim, **self._options)
+        keys, values = (
+            side(bits, self.n_outlier_channels if bits < 4 else 0, centre)
+            for bits, centre in ((self.key_bit_width, True), (self.value_bit_width, False))
+        )
+        return Cache(
+            library(),
+            keys,
+            values,
+            batch,
+            layers=1,
+            query_heads=heads,
+            kv_heads=heads,
+            key_dim=self.head_dim,
+            value_dim=self.head_dim,
+            **self._options,
+        )
+
+    def to(self, device: Any) -> TurboQuantKVCache:
+        """For programs that call it: codes are on the CPU, results where the input was."""
+        return self
 
     def compress(self, keys: Any, values: Any) -> CompressedKV:
         """keys and values (batch, kv heads, tokens, head_dim)."""
         if len(keys.shape) != 4 or keys.shape[3] != self.head_dim:
-            raise ValueError(f"keys must be (batch, heads, tokens, {self.head_dim}), "
-                             f"not {tuple(keys.shape)}")
+            raise ValueError(
+                f"keys must be (batch, heads, tokens, {self.head_dim}), not {tuple(keys.shape)}"
+            )
         return CompressedKV(self._make(keys.shape[0], keys.shape[1]), keys, values)
 
     def decompress_keys(self, compressed: CompressedKV) -> Any:
@@ -149,8 +198,9 @@ class TurboQuantKVCache:
     def attention(self, query: Any, compressed: CompressedKV, scale: float | None = None) -> Any:
         return compressed.attention(query, scale)
 
-    def memory_savings(self, batch_size: int, num_heads: int,
-                       seq_len: int) -> tuple[float, float, float]:
+    def memory_savings(
+        self, batch_size: int, num_heads: int, seq_len: int
+    ) -> tuple[float, float, float]:
         """MiB in half precision, MiB here, and their ratio, for so many tokens.
 
         Measured: one head of one sequence is filled, and what the allocator gave is counted.
@@ -161,6 +211,8 @@ class TurboQuantKVCache:
             cache.append(0, at, zeros, zeros)
         memory = cache.memory()
         heads = batch_size * num_heads
-        return (heads * memory.half / MEBIBYTE, heads * memory.allocated / MEBIBYTE,
-                memory.half / max(memory.allocated, 1))
-
+        return (
+            heads * memory.half / MEBIBYTE,
+            heads * memory.allocated / MEBIBYTE,
+            memory.half / max(memory.allocated, 1),
+        )

@@ -14,19 +14,69 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Decoders whose every layer is, or names itself as, attention over a cache of keys and values.
-DECODERS = frozenset((
-    "llama", "mistral", "mixtral", "ministral", "gemma", "gemma2", "gemma3", "gemma3_text", "qwen2",
-    "qwen2_moe", "qwen3", "qwen3_moe", "phi", "phi3", "phimoe", "cohere", "cohere2", "gpt2", "gpt_neox",
-    "gptj", "falcon", "opt", "granite", "olmo", "olmo2", "smollm3", "stablelm", "starcoder2",
-    "gpt_oss",
-))
-HYBRIDS = frozenset(("jamba", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe",
-                     "qwen3_5_moe_text", "bamba", "granitemoehybrid", "lfm2"))
+DECODERS = frozenset(
+    (
+        "llama",
+        "mistral",
+        "mixtral",
+        "ministral",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "phi",
+        "phi3",
+        "phimoe",
+        "cohere",
+        "cohere2",
+        "gpt2",
+        "gpt_neox",
+        "gptj",
+        "falcon",
+        "opt",
+        "granite",
+        "olmo",
+        "olmo2",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+        "gpt_oss",
+    )
+)
+HYBRIDS = frozenset(
+    (
+        "jamba",
+        "qwen3_next",
+        "qwen3_5",
+        "qwen3_5_text",
+        "qwen3_5_moe",
+        "qwen3_5_moe_text",
+        "bamba",
+        "granitemoehybrid",
+        "lfm2",
+    )
+)
 ENCODER_DECODERS = frozenset(("t5", "mt5", "umt5", "bart", "mbart"))
-WITHOUT_ATTENTION = frozenset(("mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv5", "rwkv6", "rwkv7",
-                               "xlstm"))
-WITHOUT_CACHE = frozenset(("bert", "roberta", "distilbert", "electra", "deberta", "deberta-v2",
-                           "modernbert", "mpnet", "xlm-roberta"))
+WITHOUT_ATTENTION = frozenset(
+    ("mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv5", "rwkv6", "rwkv7", "xlstm")
+)
+WITHOUT_CACHE = frozenset(
+    (
+        "bert",
+        "roberta",
+        "distilbert",
+        "electra",
+        "deberta",
+        "deberta-v2",
+        "modernbert",
+        "mpnet",
+        "xlm-roberta",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +109,8 @@ class Report:
     def __str__(self) -> str:
         if self.refused is not None:
             return f"{self.model_type}: refused: {self.refused}"
-        lines = [f"{self.model_type}: {len(self.layers)} layers compressed, "
-                 f"{len(self.left_alone)} left alone"]
+        counts = f"{len(self.layers)} layers compressed, {len(self.left_alone)} left alone"
+        lines = [f"{self.model_type}: {counts}"]
         told = {}
         for x in self.layers:
             told[x.index] = f"{x.query_heads} query heads, {x.kv_heads} kv heads, size {x.key_dim}"
@@ -106,14 +156,18 @@ def compatibility(config: Any) -> Report:
 def _fill(report: Report, c: _Config) -> None:
     kind = report.model_type
     if kind in WITHOUT_ATTENTION:
-        raise ValueError("it has no attention layer; its state does not grow with the text, so there "
-                         "is nothing to compress")
+        raise ValueError(
+            "it has no attention layer; its state does not grow with the text, so there "
+            "is nothing to compress"
+        )
     if kind in WITHOUT_CACHE:
         raise ValueError("it is an encoder and keeps no cache")
     if c.get("kv_lora_rank") is not None:
-        raise ValueError(f"its cache holds latent vectors of {c.get('kv_lora_rank')} numbers (MLA), not "
-                         "keys and values per head: they are small already, and attention on codes of "
-                         "them is another computation")
+        raise ValueError(
+            f"its cache holds latent vectors of {c.get('kv_lora_rank')} numbers (MLA), not "
+            "keys and values per head: they are small already, and attention on codes of "
+            "them is another computation"
+        )
     if kind in ENCODER_DECODERS:
         return _fill_encoder_decoder(report, c)
     if kind not in DECODERS | HYBRIDS:
@@ -144,10 +198,14 @@ def _not_attention(kind: str, c: _Config, i: int) -> str | None:
         return "it is a state-space layer, whose state has a fixed size"
     interval = c.get("full_attention_interval")
     if interval is not None:
-        return None if (i + 1) % interval == 0 else "it is linear attention: a state of a fixed size"
+        return (
+            None if (i + 1) % interval == 0 else "it is linear attention: a state of a fixed size"
+        )
     if kind in HYBRIDS:
-        raise ValueError("it mixes attention with other layers, and its configuration does not say which "
-                         "are which")
+        raise ValueError(
+            "it mixes attention with other layers, and its configuration does not say which "
+            "are which"
+        )
     return None
 
 
@@ -183,8 +241,16 @@ def _layer(c: _Config, i: int) -> AttentionLayer:
     scale = c.get("attention_multiplier", default=0)
     if c.get("query_pre_attn_scalar") is not None:
         scale = c.get("query_pre_attn_scalar") ** -0.5
-    return AttentionLayer(i, heads, kv_heads, dim, c.get("v_head_dim", default=dim), _window(c, i),
-                          c.get("attn_logit_softcapping", default=0), scale)
+    return AttentionLayer(
+        i,
+        heads,
+        kv_heads,
+        dim,
+        c.get("v_head_dim", default=dim),
+        _window(c, i),
+        c.get("attn_logit_softcapping", default=0),
+        scale,
+    )
 
 
 def _fill_encoder_decoder(report: Report, c: _Config) -> None:
@@ -197,5 +263,7 @@ def _fill_encoder_decoder(report: Report, c: _Config) -> None:
         count = c.need("num_decoder_layers", "num_layers")
         report.notes.append("the bias by relative position goes into the mask")
     report.layers = [AttentionLayer(i, heads, heads, dim, dim, scale=scale) for i in range(count)]
-    report.notes.append("self-attention of the decoder; the keys and values of the encoder's output are "
-                        "written once and left alone")
+    report.notes.append(
+        "self-attention of the decoder; the keys and values of the encoder's output are "
+        "written once and left alone"
+    )
