@@ -50,8 +50,7 @@ int main(int argc, char** argv) {
   turboquant::SearchOptions search;
   search.k = 1;
   search.filter = turboquant::Filter::equal("color", std::string("blue"));
-  const auto found =
-      client.search("client_example", absl::MakeConstSpan(vectors).first(8), search);
+  const auto found = client.search("client_example", absl::MakeConstSpan(vectors).first(8), search);
   if (!found.ok()) return fail(found.status());
   for (const turboquant::Hit& hit : found->at(0)) {
     std::cout << std::get<std::string>(hit.id) << " " << hit.score << "\n";
