@@ -22,14 +22,19 @@
 namespace turboquant::python {
 namespace {
 
+// The first rows still decide about the centre.
+bool wants_centre(const IndexTurboQuant& index) {
+  return index.options().centre && index.centre().empty();
+}
+
 // Codes of a flat index, alone or behind ids: each query and each row is then computed by itself,
 // and a call gives the same bits in blocks as at once. Other trees (graphs, BLAS) get one call.
 bool is_rowwise(const faiss::Index& index) {
   if (const auto* map = dynamic_cast<const faiss::IndexIDMap*>(&index)) {
     return is_rowwise(*map->index);
   }
-  return dynamic_cast<const IndexTurboQuant*>(&index) != nullptr ||
-         dynamic_cast<const MappedIndex*>(&index) != nullptr;
+  if (const auto* flat = dynamic_cast<const IndexTurboQuant*>(&index)) return !wants_centre(*flat);
+  return dynamic_cast<const MappedIndex*>(&index) != nullptr;
 }
 
 bool has_ids(const faiss::Index& index) {
@@ -123,6 +128,12 @@ void PyIndex::add(nb::handle x) {
     // Encoding needs no lock: searches wait only while the codes are appended.
     const nb::gil_scoped_release no_gil;
     use_threads();
+    {
+      const std::unique_lock<FairLock> lock(lock_);
+      if (wants_centre(*flat)) {
+        naming_rows(rows, 0, [&] { flat->train(static_cast<std::int64_t>(n), rows.block(0, n)); });
+      }
+    }
     const std::size_t code_size = flat->code_size;
     std::vector<std::uint8_t> codes(n * code_size);
     in_blocks(n, add_block(dimension_of(*flat)), [&](std::size_t first, std::size_t count) {
