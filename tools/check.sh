@@ -8,6 +8,11 @@ tools/setup.sh build service check python
 tools/format.sh --check
 cmake --preset ci -DTURBOQUANT_TEST_PYTHON="$PWD/build/python/bin/python"
 cmake --build --preset ci
-tools/python_env.sh build/python  # after the build, whose objects it takes from ccache
 ctest --preset ci -LE python
+# After the build, whose objects it takes from ccache.
+tools/python_env.sh build/python || {
+  [ $? -eq 3 ] || exit 1
+  echo "check.sh: PyPI is out of reach here; the Python package is neither built nor tested" >&2
+  exit 0
+}
 ctest --preset ci -L python -j 2  # theirs are not about time
