@@ -8,7 +8,7 @@ declare -A groups=(
   [build]="g++ cmake ninja-build ccache python3 libfaiss-dev libopenblas-dev libabsl-dev libhdf5-dev
            libcli11-dev nlohmann-json3-dev librocksdb-dev libisal-dev libgtest-dev libgmock-dev libbenchmark-dev"
   # The server and its client.
-  [service]="libgrpc++-dev libprotobuf-dev protobuf-compiler prometheus-cpp-dev libssl-dev zlib1g-dev"
+  [service]="libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler prometheus-cpp-dev libssl-dev zlib1g-dev"
   # What tools/check.sh takes beside that.
   [check]="git clang-format-14 openssl"
   # The Python package, and FAISS's own Python module for the plugin's tests.
