@@ -8,7 +8,7 @@ tools/setup.sh build service check python
 tools/format.sh --check
 cmake --preset ci -DTURBOQUANT_TEST_PYTHON="$PWD/build/python/bin/python"
 cmake --build --preset ci
-ctest --preset ci -LE python
+ctest --preset ci -LE python --repeat after-timeout:2
 # After the build, whose objects it takes from ccache.
 tools/python_env.sh build/python || {
   [ $? -eq 3 ] || exit 1

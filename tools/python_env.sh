@@ -20,7 +20,8 @@ install() {
 # numpy 2 is not what Debian's faiss was built against. What is there already is not asked for again,
 # and a network that fails is given some time to recover.
 for pause in 10 30 90 0; do
-  install "numpy<2" pytest matplotlib langchain-core scikit-build-core nanobind "$@" && break
+  install "numpy<2" pytest matplotlib langchain-core scikit-build-core nanobind \
+    grpcio-tools grpcio-status grpcio-health-checking grpcio-reflection "$@" && break
   [ $pause -gt 0 ] || exit 3  # nothing is wrong with this checkout
   echo "python_env.sh: pip failed; again in $pause s" >&2
   sleep $pause

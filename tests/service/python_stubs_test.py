@@ -51,6 +51,10 @@ def generate(proto_folder: str, target: str) -> None:
         ]
     )
     assert status == 0
+    # A package, not a namespace: the Python package of this project may be installed too.
+    for folder in ("turboquant", "turboquant/v1"):
+        with open(os.path.join(target, folder, "__init__.py"), "w", encoding="utf-8"):
+            pass
     sys.path.insert(0, target)
 
 
