@@ -255,7 +255,7 @@ void ScanQueries::cutoff(std::size_t q, float scale, float bound, float* cutoff,
   // several times what rounding can do; the exact score decides.
   constexpr float kSlack = 1e-6f;
   *query_term = 0;
-  const float offset = prepared_.offsets.empty() ? 0 : prepared_.offsets[q];
+  const float offset = prepared_.offset(q);
   if (metric_ == Metric::kInnerProduct) {
     if (prepared_.impl().centred()) *query_term = 1 / scale;
     *cutoff = (bound - offset) / scale;

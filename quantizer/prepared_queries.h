@@ -39,6 +39,9 @@ class PreparedQueries {
   std::vector<float> norms_squared;  ///< [nq] |q|^2, saturated
   std::vector<float> offsets;        ///< [nq] <q, c> - |c|^2; empty without a centre c
 
+  /// 0 without a centre.
+  float offset(std::size_t q) const { return impl_.centred() ? offsets[q] : 0; }
+
   /// The estimate from what the codes give: what the centre adds comes last.
   float with_centre(std::size_t q, float product, const std::uint8_t* row) const {
     return impl_.centred() ? product + (impl_.centre_product(row) + offsets[q]) : product;

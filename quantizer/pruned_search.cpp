@@ -183,8 +183,8 @@ class PrunedSearch {
   // The best score that the bound allows.
   std::uint64_t upper_key(std::size_t c, const Hit& hit) const {
     const std::size_t row = c * kChunk * kBlock + hit.row;
-    const float product = scaled_product(hit.dot, plane_.scales()[row], unit_) +
-                          (prepared_.offsets.empty() ? 0 : prepared_.offsets[q_]);
+    const float product =
+        scaled_product(hit.dot, plane_.scales()[row], unit_) + prepared_.offset(q_);
     const float term = plane_.terms() != nullptr ? plane_.terms()[row] : 0;
     const float score = l2_ ? queries_.score(q_, product, term) : product - term;
     return candidate_key(queries_.metric(), score, static_cast<std::uint32_t>(row));

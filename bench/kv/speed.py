@@ -47,6 +47,20 @@ def shown(times: np.ndarray) -> str:
     return f"{times.min():.2f} / {np.median(times):.2f}"
 
 
+def one_layer(library: Library, args: argparse.Namespace, key_bits: int, value_bits: int) -> Cache:
+    heads, kv_heads = (int(n) for n in args.heads.split(","))
+    return Cache(
+        library,
+        {"bits": key_bits, "centre": int(key_bits != RAW_BITS)},
+        {"bits": value_bits},
+        layers=1,
+        query_heads=heads,
+        kv_heads=kv_heads,
+        key_dim=args.dim,
+        value_dim=args.dim,
+    )
+
+
 def decode(library: Library, args: argparse.Namespace) -> None:
     heads, kv_heads = (int(n) for n in args.heads.split(","))
     d, group = args.dim, heads // kv_heads
@@ -63,16 +77,7 @@ def decode(library: Library, args: argparse.Namespace) -> None:
         caches = {}
         for bits in args.bits.split(";"):
             key_bits, value_bits = (int(b) for b in bits.split(","))
-            cache = Cache(
-                library,
-                {"bits": key_bits, "centre": int(key_bits != RAW_BITS)},
-                {"bits": value_bits},
-                layers=1,
-                query_heads=heads,
-                kv_heads=kv_heads,
-                key_dim=d,
-                value_dim=d,
-            )
+            cache = one_layer(library, args, key_bits, value_bits)
             cache.append(0, 0, k, v)
             caches[f"{key_bits}/{value_bits}"] = cache
         expected = softmax_attention(q_blas, k_blas, v_blas).reshape(1, heads, d)
@@ -98,16 +103,7 @@ def prefill(library: Library, args: argparse.Namespace) -> None:
     q = random.standard_normal((n, heads, d), np.float32)
 
     def cached(key_bits: int, value_bits: int) -> None:
-        cache = Cache(
-            library,
-            {"bits": key_bits, "centre": int(key_bits != RAW_BITS)},
-            {"bits": value_bits},
-            layers=1,
-            query_heads=heads,
-            kv_heads=kv_heads,
-            key_dim=d,
-            value_dim=d,
-        )
+        cache = one_layer(library, args, key_bits, value_bits)
         for at in range(0, n, step):
             cache.append(0, at, k[at : at + step], v[at : at + step])
             cache.attend(0, q[at : at + step])
