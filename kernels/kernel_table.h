@@ -135,9 +135,10 @@ struct KernelTable {
 
   /// One block of 64 rows: sums[r] = start + the sum over g < n_bytes of tables[2 g][low four bits
   /// of byte g of row r] + tables[2 g + 1][its high four bits]. plane: [n_bytes][64], where row r
-  /// has position sign_position(r). tables: [2 n_bytes][16], entries 0 to kMostSign.
+  /// has position sign_position(r). tables: [2 n_bytes][16], entries 0 to kMostSign. What lies
+  /// `ahead` bytes further is fetched into the caches; nothing need be there.
   void (*sign_sums)(const std::uint8_t* plane, std::size_t n_bytes, const std::uint8_t* tables,
-                    std::int32_t start, std::int32_t* sums);
+                    std::int32_t start, std::size_t ahead, std::int32_t* sums);
 };
 
 /// Four entries of a table add up in a byte.

@@ -22,10 +22,9 @@ inline Bytes8 sign_entries(const std::uint8_t* plane, const std::uint8_t* tables
 
 template <typename Lanes>
 void sign_sums_with(const std::uint8_t* plane, std::size_t n_bytes, const std::uint8_t* tables,
-                    std::int32_t start, std::int32_t* sums) {
+                    std::int32_t start, std::size_t ahead, std::int32_t* sums) {
   constexpr std::size_t kMost = 512;  // bytes whose 1,024 entries add up in 16 bits
   static_assert(2 * kMost * kMostSign < 65536);
-  constexpr std::size_t kAhead = 4096;  // bytes: where hardware prefetchers stop
   for (std::size_t part = 0; part < kBlock; part += kBytes) {
     Ints total[4];
     for (Ints& t : total) t = start - Ints{};
@@ -37,8 +36,8 @@ void sign_sums_with(const std::uint8_t* plane, std::size_t n_bytes, const std::u
       for (; g + 2 <= last; g += 2) {
         const std::uint8_t* bytes = plane + g * kBlock + part;
         if (part == 0) {
-          __builtin_prefetch(bytes + kAhead);
-          __builtin_prefetch(bytes + kAhead + kBlock);
+          __builtin_prefetch(bytes + ahead);
+          __builtin_prefetch(bytes + ahead + kBlock);
         }
         const Bytes8 four = sign_entries<Lanes>(bytes, tables + g * 32) +
                             sign_entries<Lanes>(bytes + kBlock, tables + g * 32 + 32);

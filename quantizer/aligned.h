@@ -1,9 +1,14 @@
-// std::vector whose data start at a cache line, as the kernels ask for.
+// std::vector whose data start at a cache line, as the kernels ask for, and lie in huge pages where
+// they are large and the system has such pages to give.
 #pragma once
 
 #include <cstddef>
 #include <new>
 #include <vector>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace turboquant {
 
@@ -14,11 +19,23 @@ struct AlignedAllocator {
   template <typename U>
   AlignedAllocator(const AlignedAllocator<U>& /*other*/) {}
   T* allocate(std::size_t n) {
-    return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{64}));
+    const std::size_t bytes = n * sizeof(T);
+    void* p = ::operator new(bytes, alignment(n));
+#ifdef __linux__
+    if (bytes >= kHugePage) madvise(p, bytes, MADV_HUGEPAGE);  // a hint: it may fail
+#endif
+    return static_cast<T*>(p);
   }
-  void deallocate(T* p, std::size_t /*n*/) { ::operator delete (p, std::align_val_t{64}); }
+  void deallocate(T* p, std::size_t n) { ::operator delete(p, alignment(n)); }
   bool operator==(const AlignedAllocator& /*other*/) const { return true; }
   bool operator!=(const AlignedAllocator& /*other*/) const { return false; }
+
+ private:
+  static constexpr std::size_t kHugePage = std::size_t{1} << 21;
+
+  static std::align_val_t alignment(std::size_t n) {
+    return std::align_val_t{n * sizeof(T) >= kHugePage ? kHugePage : 64};
+  }
 };
 
 template <typename T>

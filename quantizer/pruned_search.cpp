@@ -14,20 +14,23 @@ namespace {
 using kernels::Hit;
 using kernels::kBlock;
 
-constexpr std::size_t kChunk = 8;         // blocks whose sums are judged together
-constexpr std::size_t kSample = 32;       // one chunk in so many is looked at first
-constexpr std::size_t kLikely = 4;        // so many times k rows are scored to find a bound
-constexpr std::size_t kFewSurvivors = 6;  // with more than one row in six, codes are read in order
+constexpr std::size_t kChunk = 8;  // blocks whose sums are judged together
+constexpr std::size_t kChunkRows = kChunk * kBlock;
+constexpr std::size_t kSample = 32;   // one chunk in so many is looked at first
+constexpr std::size_t kLikely = 4;    // so many times k rows are scored to find a bound
+constexpr std::size_t kAhead = 4096;  // bytes: where hardware prefetchers stop
 
-// x with P(N(0, 1) < x) = confidence, for confidence above 1/2.
+// x with P(N(0, 1) < x) = confidence, for confidence above 1/2: Newton's method on the logarithm of
+// the tail, which is nearly a parabola.
 double normal_quantile(double confidence) {
-  double low = 0;
-  double high = 40;
-  while (high - low > 1e-6) {
-    const double middle = (low + high) / 2;
-    (std::erfc(-middle / std::sqrt(2.0)) / 2 < confidence ? low : high) = middle;
+  const double tail = 1 - confidence;
+  double x = std::sqrt(-2 * std::log(2 * tail));
+  for (int i = 0; i < 6; ++i) {
+    const double at = std::erfc(x / std::sqrt(2.0)) / 2;
+    const double density = std::exp(-x * x / 2) * 0.3989422804014327;
+    x += at * std::log(at / tail) / density;
   }
-  return low;
+  return x;
 }
 
 // A query as KernelTable::sign_sums takes it: sums of signed values, brought to 0 to kMostSign.
@@ -47,36 +50,38 @@ struct SignQuery {
       most = std::max(most, sum);
     }
     factor = kernels::kMostSign / (2.0 * most);
-    const auto multiplier = static_cast<std::int32_t>(factor * 65536);
+    const auto unit = static_cast<std::int32_t>(factor * 65536);  // entries by 65,536 stay exact
     for (std::size_t f = 0; f < fours; ++f) {
-      std::int32_t sums[16] = {most};
-      for (std::size_t i = 0; i < 4; ++i) sums[0] -= values[4 * f + i];
+      std::int32_t sums[16] = {most * unit + 32768};
+      for (std::size_t i = 0; i < 4; ++i) sums[0] -= values[4 * f + i] * unit;
       for (std::size_t i = 0; i < 4; ++i) {
         const std::size_t bit = std::size_t{1} << i;
-        for (std::size_t below = 0; below < bit; ++below) {
-          sums[bit + below] = sums[below] + 2 * values[4 * f + i];
-        }
+        const std::int32_t step = 2 * values[4 * f + i] * unit;
+        for (std::size_t below = 0; below < bit; ++below) sums[bit + below] = sums[below] + step;
       }
       for (std::size_t bits = 0; bits < 16; ++bits) {
-        tables[f * 16 + bits] = static_cast<std::uint8_t>((sums[bits] * multiplier + 32768) >> 16);
+        tables[f * 16 + bits] = static_cast<std::uint8_t>(sums[bits] >> 16);
       }
     }
-    offset = static_cast<float>(static_cast<double>(fours) * most * factor);
+    offset = static_cast<float>(2 * most * factor);
     const double deviations = normal_quantile(confidence);
     variance = static_cast<float>(deviations * deviations * squares * factor * factor);
-    rounding = static_cast<float>(deviations * deviations * static_cast<double>(fours) / 12);
+    rounding = static_cast<float>(deviations * deviations / 6);
   }
 
-  /// What sums start from so that they bound the product from above. spread: SignPlane::spread.
-  std::int32_t start(float spread) const {
-    return static_cast<std::int32_t>(std::sqrt(spread * spread * variance + rounding) - offset);
+  /// What sums over n_bytes start from so that they bound the product from above. spread: of
+  /// SignPlane::Prefix.
+  std::int32_t start(std::size_t n_bytes, float spread) const {
+    const auto n = static_cast<float>(n_bytes);
+    return static_cast<std::int32_t>(std::sqrt(spread * spread * variance + n * rounding) -
+                                     n * offset);
   }
 
   AlignedVector<std::uint8_t> tables;
   double factor = 0;   // a sum is a product of signs and values times this
-  float offset = 0;    // sum of what the entries were raised by
+  float offset = 0;    // what the two entries of a byte were raised by
   float variance = 0;  // of a sum whose row has spread 1, times the squared number of deviations
-  float rounding = 0;  // likewise of the rounding of entries
+  float rounding = 0;  // likewise of the rounding of a byte's entries
 };
 
 class PrunedSearch {
@@ -92,130 +97,244 @@ class PrunedSearch {
         query_(prepared_.levels.values.data() + q * impl_.padded, plane.row_bytes(), confidence),
         l2_(queries.metric() == Metric::kL2),
         unit_(static_cast<float>(prepared_.levels.scales[q] / query_.factor)),
-        sums_(new std::int32_t[plane.blocks() * kBlock]) {}
+        chunks_((plane.blocks() + kChunk - 1) / kChunk),
+        prefix_(&plane.prefixes().front()) {}
 
   bool run(std::size_t k, std::vector<TopK>& best) {
-    const std::size_t chunks = (plane_.blocks() + kChunk - 1) / kChunk;
-    Cutoff likely;
-    if (!try_sample(k, chunks, likely)) return false;
-    const std::size_t parts = best.size();
-    std::vector<std::size_t> found(parts);
-    run_parts(parts, [&](std::size_t p) {
-      const std::size_t first = chunks * p / parts;
-      const std::size_t last = chunks * (p + 1) / parts;
-      for (std::size_t c = first; c < last; ++c) add_signs(c);
-      found[p] = score_passing(first, last, likely, nullptr, best[p]);
-    });
-    const std::size_t all = std::accumulate(found.begin(), found.end(), std::size_t{0});
-    if (all < k || all > rows_.n / 8) return false;  // the sample misled
-    TopK exact(k);
-    for (TopK& part : best) {
-      for (const std::uint64_t key : part.sorted()) exact.offer(key);
+    if (!try_sample(k, best.size())) return false;
+    for (;;) {
+      const std::size_t scored = first_pass(best);
+      if (scored < k || scored > rows_.n / 8) return false;  // the sample misled
+      std::vector<std::uint64_t> exact;
+      for (const TopK& part : best) {
+        exact.insert(exact.end(), part.candidates().begin(), part.candidates().end());
+      }
+      const auto last = exact.begin() + static_cast<std::ptrdiff_t>(k - 1);
+      std::nth_element(exact.begin(), last, exact.end());
+      const std::uint64_t kth = *last;
+      if (kth <= loose_.key) {
+        second_pass(cutoff(kth), best);
+        return true;
+      }
+      loose_ = cutoff(kth);
+      for (TopK& part : best) part = TopK(k);
     }
-    const Cutoff possible = cutoff(exact.sorted().back());
-    run_parts(parts, [&](std::size_t p) {
-      score_passing(chunks * p / parts, chunks * (p + 1) / parts, possible, &likely, best[p]);
-    });
-    return true;
   }
 
  private:
+  // Lets upper bounds pass that reach the score of a key.
   struct Cutoff {
+    std::uint64_t key = std::numeric_limits<std::uint64_t>::max();
     float value = std::numeric_limits<float>::quiet_NaN();  // passes everything
     float term = 0;
   };
 
-  // Lets those upper bounds pass that reach the score of the key.
+  // Rows of a sample of chunks and the sums of a prefix of their signs.
+  struct Sample {
+    std::vector<std::size_t> chunks;
+    std::vector<std::int32_t> sums;  // [chunks][kChunkRows]
+    std::size_t rows = 0;
+  };
+
   Cutoff cutoff(std::uint64_t key) const {
     Cutoff c;
+    c.key = key;
     queries_.cutoff(q_, unit_, key_score(queries_.metric(), key), &c.value, &c.term);
     return c;
   }
 
-  // Sees how many rows of a sample of chunks stay in question; likely lets a small multiple of k
-  // pass among all rows.
-  bool try_sample(std::size_t k, std::size_t chunks, Cutoff& likely) {
-    const std::size_t step = std::min(kSample, chunks);
-    std::size_t n = 0;
-    for (std::size_t c = step / 2; c < chunks; c += step) {
-      add_signs(c);
-      n += chunk_rows(c);
+  // Chooses the prefix by what it leaves in question in a sample, and the cutoffs of the first
+  // pass. False when a scan of all rows is faster.
+  bool try_sample(std::size_t k, std::size_t parts) {
+    Sample sample;
+    const std::size_t step = std::min(kSample, chunks_);
+    for (std::size_t c = step / 2; c < chunks_; c += step) {
+      sample.chunks.push_back(c);
+      sample.rows += chunk_rows(c);
     }
-    const std::size_t rank = std::max<std::size_t>(1, k * n / rows_.n);
-    TopK highest(std::min(kLikely * rank, n));
-    Hit hits[kChunk * kBlock];
-    for (std::size_t c = step / 2; c < chunks; c += step) {
-      const std::size_t passed = select(c, likely, hits);
-      for (std::size_t h = 0; h < passed; ++h) {
-        if (highest.offer(upper_key(c, hits[h]))) likely = cutoff(highest.limit());
+    sample.sums.resize(sample.chunks.size() * kChunkRows);
+    const std::vector<SignPlane::Prefix>& prefixes = plane_.prefixes();
+    const std::size_t start = std::min<std::size_t>(1, prefixes.size() - 1);
+    prefix_ = &prefixes[start];
+    add_signs_of(sample, parts);
+    // Of so many rows as can be among the k best, and some more in case the sample has few of them.
+    const std::size_t rank = std::max<std::size_t>(1, k * sample.rows / rows_.n);
+    const std::size_t low_rank =
+        std::min(rank + static_cast<std::size_t>(std::sqrt(rank)) + 1, sample.rows);
+    const std::vector<std::uint64_t> exact = best_exact(sample, low_rank);
+    const Cutoff possible = cutoff(exact[std::min(rank, exact.size()) - 1]);
+    loose_ = cutoff(exact.back());
+
+    std::size_t remaining = survivors(sample, possible);
+    std::size_t least = cost(sample, remaining);
+    const auto try_prefix = [&](const SignPlane::Prefix& p) {
+      if (sample.rows * (p.row_bytes + 4) >= least) return false;
+      const SignPlane::Prefix* const before = prefix_;
+      std::vector<std::int32_t> sums(sample.sums.size());
+      sums.swap(sample.sums);
+      prefix_ = &p;
+      add_signs_of(sample, parts);
+      const std::size_t left = survivors(sample, possible);
+      if (cost(sample, left) >= least) {
+        prefix_ = before;
+        sums.swap(sample.sums);
+        return false;
       }
+      least = cost(sample, left);
+      remaining = left;
+      return true;
+    };
+    std::size_t p = start + 1;
+    while (p < prefixes.size() && try_prefix(prefixes[p])) ++p;
+    if (p == start + 1 && start == 1) try_prefix(prefixes[0]);
+    if (least >= sample.rows * impl_.code_size() * 4 / 5) return false;
+    const std::size_t likely = std::max(kLikely * rank, remaining / 2);
+    likely_ = best_upper(sample, std::min(likely, sample.rows));
+    return true;
+  }
+
+  // What a first pass over the sample would take, in bytes read in order.
+  std::size_t cost(const Sample& sample, std::size_t survivors) const {
+    return sample.rows * (prefix_->row_bytes + 4) + survivors * (2 * impl_.code_size() + 200);
+  }
+
+  std::size_t survivors(const Sample& sample, const Cutoff& cutoff) const {
+    Hit hits[kChunkRows];
+    std::size_t n = 0;
+    for (std::size_t i = 0; i < sample.chunks.size(); ++i) {
+      n += select(sample.chunks[i], &sample.sums[i * kChunkRows], cutoff, hits);
     }
-    likely = cutoff(highest.sorted().back());
-    TopK exact(rank);
-    for (std::size_t c = step / 2; c < chunks; c += step) {
-      score_passing(c, c + 1, likely, nullptr, exact);
+    return n;
+  }
+
+  // Exact keys of the best of the sample, as far as the highest upper bounds show; best first.
+  std::vector<std::uint64_t> best_exact(const Sample& sample, std::size_t rows) const {
+    const Cutoff likely = best_upper(sample, std::min(kLikely * rows, sample.rows));
+    Hit hits[kChunkRows];
+    std::uint32_t chosen[kChunkRows];
+    TopK best(rows);
+    for (std::size_t i = 0; i < sample.chunks.size(); ++i) {
+      const std::size_t c = sample.chunks[i];
+      const std::size_t found = select(c, &sample.sums[i * kChunkRows], likely, hits);
+      for (std::size_t h = 0; h < found; ++h) chosen[h] = row_of(c, hits[h]);
+      score_rows(chosen, found, best);
     }
-    const Cutoff possible = cutoff(exact.sorted().back());
-    std::size_t survivors = 0;
-    for (std::size_t c = step / 2; c < chunks; c += step) survivors += select(c, possible, hits);
-    return survivors * kFewSurvivors <= n;
+    return best.sorted();
+  }
+
+  // Lets so many rows of the sample pass.
+  Cutoff best_upper(const Sample& sample, std::size_t rows) const {
+    Cutoff passing;
+    TopK highest(rows);
+    Hit hits[kChunkRows];
+    for (std::size_t i = 0; i < sample.chunks.size(); ++i) {
+      const std::size_t c = sample.chunks[i];
+      const std::size_t passed = select(c, &sample.sums[i * kChunkRows], passing, hits);
+      bool moved = false;
+      for (std::size_t h = 0; h < passed; ++h) {
+        moved = highest.offer(upper_key(row_of(c, hits[h]), hits[h].dot)) || moved;
+      }
+      if (moved) passing = cutoff(highest.limit());
+    }
+    return cutoff(highest.sorted().back());
+  }
+
+  // Scores the rows that likely_ lets pass, and keeps those that only loose_ does. Returns how many
+  // were scored.
+  std::size_t first_pass(std::vector<TopK>& best) {
+    const std::size_t parts = best.size();
+    std::vector<std::size_t> scored(parts);
+    kept_.assign(parts, {});
+    run_parts(parts, [&](std::size_t p) {
+      std::int32_t sums[kChunkRows];
+      Hit hits[kChunkRows];
+      std::uint32_t waiting[2 * kChunkRows];
+      std::size_t n = 0;
+      std::vector<Hit> kept;
+      const std::size_t last = chunks_ * (p + 1) / parts;
+      for (std::size_t c = chunks_ * p / parts; c < last; ++c) {
+        add_signs(c, sums);
+        const std::size_t found = select(c, sums, loose_, hits);
+        for (std::size_t h = 0; h < found; ++h) {
+          const std::uint32_t row = row_of(c, hits[h]);
+          if (passes(row, hits[h].dot, likely_)) {
+            waiting[n++] = row;
+          } else {
+            kept.push_back({row, 0, hits[h].dot});
+          }
+        }
+        if (n < kChunkRows && c + 1 < last) continue;
+        score_rows(waiting, n, best[p]);
+        scored[p] += n;
+        n = 0;
+      }
+      kept_[p] = std::move(kept);
+    });
+    return std::accumulate(scored.begin(), scored.end(), std::size_t{0});
+  }
+
+  void second_pass(const Cutoff& possible, std::vector<TopK>& best) const {
+    run_parts(best.size(), [&](std::size_t p) {
+      std::vector<std::uint32_t> rows;
+      for (const Hit& hit : kept_[p]) {
+        if (passes(hit.row, hit.dot, possible)) rows.push_back(hit.row);
+      }
+      score_rows(rows.data(), rows.size(), best[p]);
+    });
   }
 
   std::size_t chunk_rows(std::size_t c) const {
-    return std::min(kChunk * kBlock, rows_.n - c * kChunk * kBlock);
+    return std::min(kChunkRows, rows_.n - c * kChunkRows);
   }
 
-  void add_signs(std::size_t c) {
-    const std::size_t blocks = std::min(plane_.blocks(), (c + 1) * kChunk);
-    for (std::size_t b = c * kChunk; b < blocks; ++b) {
-      impl_.kernels.sign_sums(plane_.block(b), plane_.row_bytes(), query_.tables.data(),
-                              query_.start(plane_.spread(b)), sums_.get() + b * kBlock);
+  static std::uint32_t row_of(std::size_t c, const Hit& hit) {
+    return static_cast<std::uint32_t>(c * kChunkRows + hit.row);
+  }
+
+  void add_signs(std::size_t c, std::int32_t* sums) const {
+    const std::size_t row_bytes = prefix_->row_bytes;
+    const std::size_t used = kBlock * row_bytes;
+    const std::size_t ahead = (kAhead + used - 1) / used * plane_.block_bytes();
+    const std::size_t first = c * kChunk;
+    const std::size_t blocks = std::min(plane_.blocks() - first, kChunk);
+    for (std::size_t b = 0; b < blocks; ++b) {
+      const std::int32_t start = query_.start(row_bytes, prefix_->spreads[first + b]);
+      impl_.kernels.sign_sums(plane_.block(first + b), row_bytes, query_.tables.data(), start,
+                              ahead, sums + b * kBlock);
     }
   }
 
-  std::size_t select(std::size_t c, const Cutoff& cutoff, Hit* hits) const {
-    const std::size_t row = c * kChunk * kBlock;
-    const float* terms = plane_.terms() != nullptr ? plane_.terms() + row : nullptr;
-    return impl_.kernels.select_rows(sums_.get() + row, chunk_rows(c), plane_.scales() + row, terms,
-                                     cutoff.term, cutoff.value, hits);
-  }
-
-  // The best score that the bound allows.
-  std::uint64_t upper_key(std::size_t c, const Hit& hit) const {
-    const std::size_t row = c * kChunk * kBlock + hit.row;
-    const float product =
-        scaled_product(hit.dot, plane_.scales()[row], unit_) + prepared_.offset(q_);
-    const float term = plane_.terms() != nullptr ? plane_.terms()[row] : 0;
-    const float score = l2_ ? queries_.score(q_, product, term) : product - term;
-    return candidate_key(queries_.metric(), score, static_cast<std::uint32_t>(row));
-  }
-
-  // Exact scores of the rows whose upper bound passes, but not `done`. Returns their number.
-  std::size_t score_passing(std::size_t first, std::size_t last, const Cutoff& cutoff,
-                            const Cutoff* done, TopK& best) const {
-    Hit hits[kChunk * kBlock];
-    std::uint32_t rows[2 * kChunk * kBlock];
-    std::size_t waiting = 0;
-    std::size_t total = 0;
-    for (std::size_t c = first; c < last; ++c) {
-      const std::size_t found = select(c, cutoff, hits);
-      for (std::size_t h = 0; h < found; ++h) {
-        const auto row = static_cast<std::uint32_t>(c * kChunk * kBlock + hits[h].row);
-        rows[waiting] = row;
-        waiting += done != nullptr && passes(row, hits[h].dot, *done) ? 0 : 1;
+  // On more than one thread only when that pays.
+  void add_signs_of(Sample& sample, std::size_t parts) const {
+    const std::size_t n = sample.chunks.size();
+    parts = std::min(parts, n / 16 + 1);
+    run_parts(parts, [&](std::size_t p) {
+      for (std::size_t i = n * p / parts; i < n * (p + 1) / parts; ++i) {
+        add_signs(sample.chunks[i], &sample.sums[i * kChunkRows]);
       }
-      if (waiting < kChunk * kBlock && c + 1 < last) continue;
-      score_rows(rows, waiting, best);
-      total += waiting;
-      waiting = 0;
-    }
-    return total;
+    });
+  }
+
+  std::size_t select(std::size_t c, const std::int32_t* sums, const Cutoff& cutoff,
+                     Hit* hits) const {
+    const std::size_t row = c * kChunkRows;
+    const float* terms = plane_.terms() != nullptr ? plane_.terms() + row : nullptr;
+    return impl_.kernels.select_rows(sums, chunk_rows(c), prefix_->scales.data() + row, terms,
+                                     cutoff.term, cutoff.value, hits);
   }
 
   // What select does for one row.
   bool passes(std::uint32_t row, std::int32_t sum, const Cutoff& cutoff) const {
     const float term = plane_.terms() != nullptr ? plane_.terms()[row] * cutoff.term : 0;
-    return !(static_cast<float>(sum) * plane_.scales()[row] - term <= cutoff.value);
+    return !(static_cast<float>(sum) * prefix_->scales[row] - term <= cutoff.value);
+  }
+
+  // The best score that the bound allows.
+  std::uint64_t upper_key(std::uint32_t row, std::int32_t sum) const {
+    const float product = scaled_product(sum, prefix_->scales[row], unit_) + prepared_.offset(q_);
+    const float term = plane_.terms() != nullptr ? plane_.terms()[row] : 0;
+    const float score = l2_ ? queries_.score(q_, product, term) : product - term;
+    return candidate_key(queries_.metric(), score, row);
   }
 
   void score_rows(const std::uint32_t* rows, std::size_t n, TopK& best) const {
@@ -245,7 +364,10 @@ class PrunedSearch {
   const SignQuery query_;
   const bool l2_;
   const float unit_;  // a sum times this and a row's scale bounds its product
-  std::unique_ptr<std::int32_t[]> sums_;
+  const std::size_t chunks_;
+  const SignPlane::Prefix* prefix_;
+  Cutoff likely_, loose_;
+  std::vector<std::vector<Hit>> kept_;  // by part: what loose_ lets pass and likely_ does not
 };
 
 }  // namespace

@@ -22,21 +22,31 @@ std::uint8_t sign_bits(const std::int8_t* levels) {
 }  // namespace
 
 SignPlane::SignPlane(const Quantizer& quantizer, Metric metric)
-    : quantizer_(quantizer), metric_(metric), row_bytes_((quantizer.dimension() + 7) / 8) {}
+    : quantizer_(quantizer), metric_(metric) {
+  constexpr std::size_t kShortest = 32;  // bytes: fewer leave too many rows to score exactly
+  const std::size_t whole = (quantizer.dimension() + 7) / 8;
+  for (std::size_t part = 1; part == 1 || (part <= 8 && whole / part >= kShortest); part *= 2) {
+    prefixes_.push_back({whole / part, {}, {}});
+  }
+}
 
 std::size_t SignPlane::bytes() const {
-  return signs_.size() + 4 * (scales_.size() + terms_.size() + spreads_.size());
+  std::size_t floats = terms_.size();
+  for (const Prefix& p : prefixes_) floats += p.scales.size() + p.spreads.size();
+  return signs_.size() + 4 * floats;
 }
 
 void SignPlane::extend(const std::uint8_t* codes, std::size_t n) {
   if (n <= rows_) return;
   const std::size_t blocks = (n + kBlock - 1) / kBlock;
-  signs_.resize(blocks * kBlock * row_bytes_);
-  scales_.resize(blocks * kBlock);
+  signs_.resize(blocks * block_bytes());
   if (metric_ == Metric::kL2 || quantizer_.impl().centred()) terms_.resize(blocks * kBlock);
-  spreads_.resize(blocks);
+  for (Prefix& p : prefixes_) {
+    p.scales.resize(blocks * kBlock);
+    p.spreads.resize(blocks);
+  }
   const std::size_t first_block = rows_ / kBlock;
-#pragma omp parallel for schedule(static) if ((n - rows_) * row_bytes_ > 100000)
+#pragma omp parallel for schedule(static) if ((n - rows_) * row_bytes() > 100000)
   for (std::size_t b = first_block; b < blocks; ++b) {
     fill_block(b, std::max(rows_, b * kBlock), std::min(n, (b + 1) * kBlock), codes);
   }
@@ -48,24 +58,27 @@ void SignPlane::fill_block(std::size_t b, std::size_t first, std::size_t last,
   const Quantizer::Impl& impl = quantizer_.impl();
   const std::size_t d = impl.options.dimension;
   AlignedVector<std::int8_t> levels(impl.padded);
-  std::uint8_t* plane = signs_.data() + b * kBlock * row_bytes_;
+  std::uint8_t* plane = signs_.data() + b * block_bytes();
   for (std::size_t row = first; row < last; ++row) {
     const std::uint8_t* code = codes + row * impl.code_size();
     impl.kernels.decode(code, d, impl.options.bits, impl.levels.levels, levels.data());
     std::fill(levels.begin() + static_cast<std::ptrdiff_t>(d), levels.end(), std::int8_t{0});
-    std::int32_t absolute = 0;
     std::int32_t squares = 0;  // at most 65,536 * 61^2
-    for (const std::int8_t level : levels) {
-      absolute += level < 0 ? -level : level;
-      squares += level * level;
+    for (const std::int8_t level : levels) squares += level * level;
+    std::int32_t absolute = 0;  // of the coordinates before i
+    std::size_t i = 0;
+    for (auto p = prefixes_.rbegin(); p != prefixes_.rend(); ++p) {
+      const std::size_t coordinates = std::min(8 * p->row_bytes, d);
+      for (; i < coordinates; ++i) absolute += levels[i] < 0 ? -levels[i] : levels[i];
+      const double c = static_cast<double>(squares) / absolute;
+      p->scales[row] = saturate(c * impl.scale(code));
+      const double rest =
+          (static_cast<double>(coordinates) - absolute / c) / static_cast<double>(d);
+      p->spreads[b] = std::max(p->spreads[b], static_cast<float>(std::sqrt(std::max(0.0, rest))));
     }
-    const double c = static_cast<double>(squares) / absolute;
-    scales_[row] = saturate(c * impl.scale(code));
     if (!terms_.empty()) terms_[row] = impl.term(code, metric_);
-    const double rest = 1 - static_cast<double>(absolute) / c / static_cast<double>(d);
-    spreads_[b] = std::max(spreads_[b], static_cast<float>(std::sqrt(std::max(0.0, rest))));
     std::uint8_t* to = plane + kernels::sign_position(row % kBlock);
-    for (std::size_t g = 0; g < row_bytes_; ++g) to[g * kBlock] = sign_bits(&levels[8 * g]);
+    for (std::size_t g = 0; g < row_bytes(); ++g) to[g * kBlock] = sign_bits(&levels[8 * g]);
   }
 }
 

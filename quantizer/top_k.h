@@ -54,6 +54,9 @@ class TopK {
     return true;
   }
 
+  /// The k best of those offered, and perhaps others; in no order.
+  const std::vector<std::uint64_t>& candidates() const { return keys_; }
+
   /// The candidates, best first.
   const std::vector<std::uint64_t>& sorted() {
     if (keys_.size() > k_) cut_exactly();

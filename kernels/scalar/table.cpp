@@ -247,7 +247,7 @@ std::size_t select_rows(const std::int32_t* dots, std::size_t n, const float* ro
 }
 
 void sign_sums(const std::uint8_t* plane, std::size_t n_bytes, const std::uint8_t* tables,
-               std::int32_t start, std::int32_t* sums) {
+               std::int32_t start, std::size_t /*ahead*/, std::int32_t* sums) {
   for (std::size_t r = 0; r < kBlock; ++r) {
     sums[r] = start;
     for (std::size_t g = 0; g < n_bytes; ++g) {

@@ -22,12 +22,12 @@ constexpr auto kIp = Metric::kInnerProduct;
 constexpr auto kL2 = Metric::kL2;
 
 // Rows around 300 centres, queries between them: neighbours differ clearly from the rest.
-std::vector<float> around_centres(std::size_t n, std::uint64_t seed) {
-  const std::vector<float> centres = gaussian_vectors(300, kD, 3);
-  std::vector<float> x = gaussian_vectors(n, kD, seed);
+std::vector<float> around_centres(std::size_t n, std::uint64_t seed, std::size_t d = kD) {
+  const std::vector<float> centres = gaussian_vectors(300, d, 3);
+  std::vector<float> x = gaussian_vectors(n, d, seed);
   for (std::size_t i = 0; i < n; ++i) {
     const std::size_t c = random_word(seed, i) % 300;
-    for (std::size_t j = 0; j < kD; ++j) x[i * kD + j] += 1.5f * centres[c * kD + j];
+    for (std::size_t j = 0; j < d; ++j) x[i * d + j] += 1.5f * centres[c * d + j];
   }
   return x;
 }
@@ -39,10 +39,12 @@ struct Answer {
 
 struct Set {
   Set(int bits, Metric m, const std::vector<float>& x, std::vector<float> q,
-      Estimator estimator = Estimator::kTurboQuant, const std::vector<float>& centre = {})
-      : quantizer(options(bits, m, estimator, centre)),
+      Estimator estimator = Estimator::kTurboQuant, const std::vector<float>& centre = {},
+      std::size_t dimension = kD)
+      : quantizer(options(bits, m, estimator, centre, dimension)),
         metric(m),
-        n(x.size() / kD),
+        d(dimension),
+        n(x.size() / d),
         queries(std::move(q)),
         codes(n * quantizer.code_size()),
         plane(quantizer, m) {
@@ -51,10 +53,11 @@ struct Set {
   }
 
   static QuantizerOptions options(int bits, Metric metric, Estimator estimator,
-                                  const std::vector<float>& centre = {}) {
+                                  const std::vector<float>& centre = {},
+                                  std::size_t dimension = kD) {
     QuantizerOptions o;
     o.centre = centre;
-    o.dimension = kD;
+    o.dimension = dimension;
     o.bits = bits;
     o.estimator = estimator;
     o.with_norm = metric == kL2;
@@ -63,12 +66,12 @@ struct Set {
 
   // One query at a time, as pruning needs it. confidence 0: all rows.
   Answer search(std::size_t k, float confidence) const {
-    const std::size_t nq = queries.size() / kD;
+    const std::size_t nq = queries.size() / d;
     Answer a{std::vector<float>(nq * k), std::vector<std::int64_t>(nq * k)};
     Pruning pruning;
     if (confidence > 0) pruning = {&plane, confidence};
     for (std::size_t q = 0; q < nq; ++q) {
-      search_topk(quantizer, metric, &queries[q * kD], 1, {codes.data(), n, nullptr}, k,
+      search_topk(quantizer, metric, &queries[q * d], 1, {codes.data(), n, nullptr}, k,
                   &a.scores[q * k], &a.ids[q * k], pruning);
     }
     return a;
@@ -76,6 +79,7 @@ struct Set {
 
   Quantizer quantizer;
   Metric metric;
+  std::size_t d;
   std::size_t n;
   std::vector<float> queries;
   std::vector<std::uint8_t> codes;
@@ -115,6 +119,23 @@ TEST(PrunedSearch, FindsWhatAScanFinds) {
   const std::vector<float> centre = gaussian_vectors(1, kD, 9);
   expect_found(Set(2, kL2, x, q, Estimator::kTurboQuant, centre));
   expect_found(Set(3, kIp, x, q, Estimator::kTurboQuant, centre));
+}
+
+// Rows long enough for a first pass over a part of their signs.
+TEST(PrunedSearch, LongRows) {
+  constexpr std::size_t kLong = 1000;
+  const std::vector<float> x = around_centres(kRows, 1, kLong);
+  const std::vector<float> q = around_centres(kQueries, 2, kLong);
+  for (const Metric metric : {kIp, kL2}) {
+    const Set set(4, metric, x, q, Estimator::kTurboQuant, {}, kLong);
+    ASSERT_EQ(set.plane.prefixes().size(), 2u);
+    for (const std::size_t k : {1, 10, 300}) {
+      const Answer all = set.search(k, 0);
+      EXPECT_GE(kept(all, set.search(k, 0.999f), k), 0.998) << k;
+      EXPECT_EQ(set.search(k, 0.9999999f).ids, all.ids) << k;
+    }
+    EXPECT_LT(kept(set.search(300, 0), set.search(300, 0.51f), 300), 0.99);
+  }
 }
 
 // A low confidence must cost recall: the bound is what decides.
