@@ -251,8 +251,12 @@ class GrpcTransport final : public Transport {
 
   void after(absl::Duration pause, std::function<void()> work) override {
     auto alarm = std::make_shared<grpc::Alarm>();
+    // The alarm keeps its callback, which keeps the alarm: the callback ends that.
     alarm->Set(absl::ToChronoTime(absl::Now() + pause),
-               [alarm, work = std::move(work)](bool) { work(); });
+               [alarm, work = std::move(work)](bool) mutable {
+                 work();
+                 alarm.reset();
+               });
   }
 
  private:

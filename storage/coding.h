@@ -43,6 +43,7 @@ void put_string(std::string& out, std::string_view text) {
 class ByteReader {
  public:
   explicit ByteReader(std::string_view data) : data_(data) {}
+  explicit ByteReader(std::string&&) = delete;  // the bytes must outlive the reader
 
   bool ok() const { return ok_; }
   bool at_end() const { return ok_ && data_.empty(); }

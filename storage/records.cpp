@@ -255,7 +255,7 @@ std::string encode_original(const float* vector, std::size_t dimension, Original
 bool decode_original(std::string_view bytes, std::size_t dimension, Originals kind, float* vector) {
   if (kind == Originals::kFp32) {
     if (bytes.size() != dimension * sizeof(float)) return false;
-    std::memcpy(vector, bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(vector, bytes.data(), bytes.size());
   } else {
     if (bytes.size() != dimension * 2) return false;
     for (std::size_t i = 0; i < dimension; ++i) {

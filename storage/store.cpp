@@ -312,7 +312,7 @@ absl::StatusOr<std::shared_ptr<CollectionImpl>> StoreImpl::create(
     Database& database = use.database();
     const auto next = database.get(kMeta, kNextCollectionKey);
     if (!next.ok()) return next.status();
-    ByteReader reader(next->value_or(std::string()));
+    ByteReader reader(next->has_value() ? std::string_view(**next) : std::string_view());
     CollectionRecord record;
     record.cid = reader.take<std::uint32_t>();
     if (!reader.at_end()) return damaged("the number of the next collection is damaged");
