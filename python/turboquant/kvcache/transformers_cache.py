@@ -67,7 +67,7 @@ class CompressedStates(torch.Tensor):
         cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         if func not in _READABLE:
-            raise TypeError(
+            raise RuntimeError(  # operators make NotImplemented of a TypeError
                 f"{getattr(func, '__name__', func)} was called on a compressed cache: this model's "
                 "attention is not the one of turboquant.kvcache. Use wrap(model), or "
                 "set_attention(model) with a cache of your own"
@@ -451,6 +451,9 @@ def compress_layers(
 
 def _make_layer(layer: AttentionLayer, keys: dict, values: dict, **options: int) -> TurboQuantLayer:
     heads, per_head = layer.query_heads, layer.bias_per_head
+    geometry = {"query_heads": heads, "kv_heads": layer.kv_heads}
+    geometry |= {"key_dim": layer.key_dim, "value_dim": layer.value_dim}
+    Cache(library(), keys, values, layers=1, **geometry, **options)  # wrong options are an error now
     return TurboQuantLayer(heads, keys, values, layer.window, per_head, **options)
 
 
