@@ -163,9 +163,7 @@ class Cache:
     def copy_sequence(self, sequence: int) -> int:
         """A sequence that shares its pages with the original."""
         number = c_uint32()
-        self._library.call(
-            "tq_kv_sequence_copy", self._cache, c_uint32(sequence), byref(number)
-        )
+        self._library.call("tq_kv_sequence_copy", self._cache, c_uint32(sequence), byref(number))
         return number.value
 
     def truncate_sequence(self, sequence: int, tokens: int) -> None:

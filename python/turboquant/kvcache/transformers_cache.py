@@ -145,9 +145,7 @@ class TurboQuantLayer(CacheLayerMixin):
                 f"the cache holds {self._batch} sequences and {key_states.shape[0]} were given"
             )
         self._append(to_numpy(key_states), to_numpy(value_states))
-        return tuple(
-            CompressedStates.of(self, x, self._tokens) for x in (key_states, value_states)
-        )
+        return tuple(CompressedStates.of(self, x, self._tokens) for x in (key_states, value_states))
 
     @property
     def _rows(self) -> int:
@@ -453,7 +451,9 @@ def _make_layer(layer: AttentionLayer, keys: dict, values: dict, **options: int)
     heads, per_head = layer.query_heads, layer.bias_per_head
     geometry = {"query_heads": heads, "kv_heads": layer.kv_heads}
     geometry |= {"key_dim": layer.key_dim, "value_dim": layer.value_dim}
-    Cache(library(), keys, values, layers=1, **geometry, **options)  # wrong options are an error now
+    Cache(
+        library(), keys, values, layers=1, **geometry, **options
+    )  # wrong options are an error now
     return TurboQuantLayer(heads, keys, values, layer.window, per_head, **options)
 
 
@@ -548,7 +548,9 @@ def _with_bias(
         return mask
     if mask is None and causal:
         n = query.shape[2]
-        mask = torch.ones(n, tokens, dtype=torch.bool, device=bias.device).tril(tokens - n)[None, None]
+        mask = torch.ones(n, tokens, dtype=torch.bool, device=bias.device).tril(tokens - n)[
+            None, None
+        ]
     bias = bias[..., :tokens]
     if mask is None:
         return bias
@@ -593,7 +595,9 @@ def _exact(
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward")
     if mask is not None and mask.dtype == torch.bool:
         least = torch.finfo(query.dtype).min
-        mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(~mask, least)
+        mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(
+            ~mask, least
+        )
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     return eager(module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs)
 
@@ -638,7 +642,9 @@ def wrap(
         "sink_tokens": sink_tokens,
         "seed": seed,
     }
-    TurboQuantCache(model.config, **options)  # refuses what can not be done, before anything changes
+    TurboQuantCache(
+        model.config, **options
+    )  # refuses what can not be done, before anything changes
     unwrap(model)
     before = model.config._attn_implementation
     set_attention(model)
