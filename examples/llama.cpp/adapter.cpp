@@ -7,8 +7,8 @@
 // the context's cb_eval sees each flash attention after it was computed from halves, and its output
 // is replaced; that saves nothing and shows that the quality is the cache's alone.
 //
-// TURBOQUANT_KV_BITS: keys/values, "4/4" if unset. TURBOQUANT_KV_SINKS, TURBOQUANT_KV_TAIL: tokens in
-// half precision, 4 and 64. TURBOQUANT_KV_CALLBACK=1: cb_eval also where the patch is there.
+// TURBOQUANT_KV_BITS: keys/values, "4/4" if unset. TURBOQUANT_KV_SINKS, TURBOQUANT_KV_TAIL: tokens
+// in half precision, 4 and 64. TURBOQUANT_KV_CALLBACK=1: cb_eval also where the patch is there.
 // What is not understood ends the program with a sentence.
 #include <dlfcn.h>
 #include <ggml.h>
@@ -79,9 +79,9 @@ struct Rows {
 // What one stream (a sequence of llama.cpp's) asks of one layer.
 struct Step {
   Rows q, k, v;
-  std::size_t key_row = 0;       // of k and v where the new tokens begin
-  bool rows_are_cells = false;   // key_row is then the position itself
-  const char* mask = nullptr;    // row by row: 0 where a query sees a cell, -infinity elsewhere
+  std::size_t key_row = 0;      // of k and v where the new tokens begin
+  bool rows_are_cells = false;  // key_row is then the position itself
+  const char* mask = nullptr;   // row by row: 0 where a query sees a cell, -infinity elsewhere
   ggml_type mask_type = GGML_TYPE_F16;
   std::size_t cells = 0, mask_step = 0;
   std::size_t queries = 0;
@@ -100,7 +100,8 @@ std::size_t position(const Step& step, std::size_t query) {
   for (std::size_t i = seen; i < step.cells; ++i) {
     const float m = element(row + i * size, step.mask_type);
     if (!(std::isinf(m) && m < 0)) {
-      refuse("one sequence per stream, causal, without window or ALiBi, is what is understood here");
+      refuse(
+          "one sequence per stream, causal, without window or ALiBi, is what is understood here");
     }
   }
   if (seen == 0) refuse("a query that sees nothing");
@@ -165,8 +166,8 @@ class Layer {
     const std::size_t row = step.rows_are_cells ? first : step.key_row;
     step.k.copy(row, step.queries, keys_);
     step.v.copy(row, step.queries, values_);
-    check(tq_kv_append(cache_.get(), 0, sequence, first, step.queries, keys_.data(),
-                       values_.data()));
+    check(
+        tq_kv_append(cache_.get(), 0, sequence, first, step.queries, keys_.data(), values_.data()));
   }
 
   void attend(const Step& step, std::uint32_t sequence) {
@@ -198,7 +199,8 @@ class Adapter {
  public:
   ~Adapter() {
     if (peak_.allocated == 0) return;
-    std::fprintf(stderr, "turboquant: %zu layers, at most %zu bytes; half precision %zu: %.2f times\n",
+    std::fprintf(stderr,
+                 "turboquant: %zu layers, at most %zu bytes; half precision %zu: %.2f times\n",
                  layers_.size(), peak_.allocated, peak_.half,
                  static_cast<double>(peak_.half) / static_cast<double>(peak_.allocated));
   }
@@ -259,7 +261,8 @@ void replace_output(ggml_tensor* node) {
   std::memcpy(numbers, node->op_params, sizeof numbers);
   if (numbers[1] != 0) refuse("ALiBi");
   for (std::size_t s = 0; s < static_cast<std::size_t>(q->ne[3]); ++s) {
-    Step step{rows(q, 1, 2, s * q->nb[3]), rows(k, 1, 2, s * k->nb[3]), rows(v, 1, 2, s * v->nb[3])};
+    Step step{rows(q, 1, 2, s * q->nb[3]), rows(k, 1, 2, s * k->nb[3]),
+              rows(v, 1, 2, s * v->nb[3])};
     set_mask(step, node->src[3], s);
     step.rows_are_cells = true;
     step.queries = static_cast<std::size_t>(q->ne[1]);
@@ -278,8 +281,8 @@ bool on_node(ggml_tensor* node, bool ask, void*) {
   return true;
 }
 
-// With the patch: q [d, heads, tokens], k and v [d, kv heads, tokens] of the batch alone, the mask, the
-// numbers of the tokens' cells (of keys, of values), and perhaps learned sinks.
+// With the patch: q [d, heads, tokens], k and v [d, kv heads, tokens] of the batch alone, the mask,
+// the numbers of the tokens' cells (of keys, of values), and perhaps learned sinks.
 struct LayerNumbers {
   int il;
   float scale, softcap;

@@ -278,9 +278,7 @@ def test_crop_and_copies():
     cache.crop(-21)
     assert cache.get_seq_length() == 129
     again = model(ids[:, 129:], **{name: cache}).logits
-    whole, plain = pass_in_steps(
-        model, ids, (129, 21), kvcache.TurboQuantCache(model.config, 3, 16)
-    )
+    whole, _ = pass_in_steps(model, ids, (129, 21), kvcache.TurboQuantCache(model.config, 3, 16))
     assert off(again, whole[:, 129:]) < 0.05  # other tokens were raw when they were asked
     np.testing.assert_array_equal(cache.layers[1].keys[:, :, :64], before[:, :, :64])
     cache.batch_repeat_interleave(2)

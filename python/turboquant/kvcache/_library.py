@@ -194,7 +194,8 @@ class Cache:
         sinks: np.ndarray | None = None,
     ) -> np.ndarray:
         """q [sequences x queries][query_heads][key_dim], equally many queries for each sequence;
-        mask [sequences x queries][tokens] is added to scores, sinks [query_heads]. Their outputs."""
+        mask [sequences x queries][tokens] is added to scores, sinks [query_heads]. Their outputs.
+        """
         q = np.ascontiguousarray(q, np.float32)
         config = self.config
         if q.shape[1:] != (config.query_heads, config.key_dim):

@@ -8,8 +8,8 @@
     model.generate(**inputs, past_key_values=cache)
 
 New keys and values go into libturboquant_kv and are not kept anywhere else. The model's attention
-calls "turboquant", a function of transformers' AttentionInterface, which asks that library. Codes are
-on the CPU, also for models on other devices. Inference alone: there are no gradients.
+calls "turboquant", a function of transformers' AttentionInterface, which asks that library. Codes
+are on the CPU, also for models on other devices. Inference alone: there are no gradients.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from transformers.cache_utils import CacheLayerMixin, DynamicCache, EncoderDecod
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (
     causal_mask_function,
-    eager_mask,
     sdpa_mask,
     sliding_window_causal_mask_function,
 )
@@ -79,8 +78,8 @@ class CompressedStates(torch.Tensor):
 class TurboQuantLayer(CacheLayerMixin):
     """Keys and values of one layer for all sequences of a batch.
 
-    per_head: each head of each sequence is a sequence of the library's, so that each can have a mask
-    of its own (T5's bias by relative position).
+    per_head: each head of each sequence is a sequence of the library's, so that each can have a
+    mask of its own (T5's bias by relative position).
     """
 
     is_compileable = False
@@ -203,7 +202,7 @@ class TurboQuantLayer(CacheLayerMixin):
         return result.to(device=query.device, dtype=query.dtype)
 
     def _mask_rows(self, mask: torch.Tensor, n: int) -> np.ndarray:
-        """[rows x queries][tokens] to be added to scores, of a mask (batch or 1, heads or 1, n, m)."""
+        """[rows x queries][tokens], added to scores, of a mask (batch or 1, heads or 1, n, m)."""
         if mask.shape[1] != 1 and not self.per_head:
             raise ValueError(
                 "a mask that differs between heads is understood only where the model has a bias "
@@ -633,7 +632,8 @@ def wrap(
 
     Every call that uses a cache then has a compressed one: none given, one is made; an empty
     DynamicCache is made to hold codes; another kind of cache is refused. The options are those of
-    TurboQuantCache. verbose: generate() says how much memory its cache took. unwrap(model) undoes it.
+    TurboQuantCache. verbose: generate() says how much memory its cache took. unwrap(model) undoes
+    it.
     """
     options = {
         "bit_width": bit_width,
