@@ -14,6 +14,7 @@ LlamaIndex. docs/python.md is the guide.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from ._core import (
     DEFAULT_SEED,
@@ -50,6 +51,15 @@ def read_index(path: str | os.PathLike[str], *, mmap: bool = False, check: bool 
     return _read_index(path, mmap, check)
 
 
+def __getattr__(name: str) -> Any:
+    """What needs torch and transformers is imported when it is asked for."""
+    if name in ("TurboQuantDynamicCache", "wrap"):
+        from . import kvcache
+
+        return getattr(kvcache, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def _index_from_bytes(data: bytes) -> Index:  # for pickles, which name functions of Python
     return Index.from_bytes(data)
 
@@ -63,6 +73,7 @@ __all__ = [
     "MSEQuantizedOutput",
     "Quantizer",
     "TurboQuant",
+    "TurboQuantDynamicCache",
     "TurboQuantIndex",
     "TurboQuantKVCache",
     "TurboQuantMSE",
@@ -72,5 +83,6 @@ __all__ = [
     "index_factory",
     "read_index",
     "set_num_threads",
+    "wrap",
     "write_index",
 ]

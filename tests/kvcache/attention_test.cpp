@@ -3,8 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <random>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "tests/forced_isa.h"
 #include "tests/kvcache/kv_util.h"
@@ -128,6 +132,64 @@ TEST(Attention, WindowSoftcapMaskSinks) {
     }
   }
 }
+
+// One choice of everything that attention depends on beside head size and bits.
+struct Combination {
+  std::size_t group, tokens, queries, window;
+  bool softcap, sinks;
+};
+
+// Groups of 1 to 16, page borders and their neighbours, 1 to 130 queries: all of them.
+std::vector<Combination> all_combinations() {
+  std::vector<Combination> made;
+  for (std::size_t group = 1; group <= 16; ++group) {
+    for (const std::size_t tokens : {63, 64, 65, 191, 192, 193}) {
+      for (const std::size_t queries : {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 130}) {
+        if (queries > tokens) continue;
+        for (const std::size_t window : {0, 1, 63, 64, 65, 100}) {
+          for (const bool softcap : {false, true}) {
+            for (const bool sinks : {false, true}) {
+              made.push_back({group, tokens, queries, window, softcap, sinks});
+            }
+          }
+        }
+      }
+    }
+  }
+  return made;
+}
+
+class Combinations : public ::testing::TestWithParam<std::tuple<std::size_t, int>> {};
+
+// A sample; TQ_KV_FULL=1 tries all of them (hours: share them out with GTEST_TOTAL_SHARDS).
+TEST_P(Combinations, AgreeWithTheDequantizedCache) {
+  const auto [dim, bits] = GetParam();
+  std::vector<Combination> tried = all_combinations();
+  if (std::getenv("TQ_KV_FULL") == nullptr) {
+    std::mt19937 random(static_cast<std::uint32_t>(dim * 32) + static_cast<std::uint32_t>(bits));
+    std::shuffle(tried.begin(), tried.end(), random);
+    tried.resize(few() ? 1 : 6);
+  }
+  for (const Combination& c : tried) {
+    Cache cache(test::options(1, c.group, dim, dim, bits, bits));
+    const std::size_t sequence = cache.create_sequence();
+    test::fill(cache, sequence, c.tokens, 1);
+    const std::vector<float> sinks = normals(c.group, 5);
+    AttentionOptions options;
+    options.window = c.window;
+    options.softcap = c.softcap ? 2.0f : 0.0f;
+    options.sinks = c.sinks ? sinks.data() : nullptr;
+    expect_close(cache, sequence, c.queries, options,
+                 "group " + std::to_string(c.group) + ", " + std::to_string(c.queries) + " of " +
+                     std::to_string(c.tokens) + ", window " + std::to_string(c.window) +
+                     (c.softcap ? ", softcap" : "") + (c.sinks ? ", sinks" : ""));
+    if (HasFatalFailure()) return;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(HeadSizesAndBits, Combinations,
+                         ::testing::Combine(::testing::Values(64, 80, 96, 112, 128, 256),
+                                            ::testing::Values(1, 2, 3, 4, kRawBits)));
 
 TEST(Attention, OutlierChannels) {
   for (const int bits : {2, 3}) {

@@ -82,8 +82,16 @@ static void common_path(void) {
   EXPECT_ERROR(tq_kv_append(NULL, 0, sequence, 0, 1, keys, values), TQ_KV_INVALID_ARGUMENT);
   attention.q = NULL;
   EXPECT_ERROR(tq_kv_attend(cache, &attention), TQ_KV_INVALID_ARGUMENT);
+  /* The structure of a header that this library does not know, older or newer. */
+  attention.q = q;
   attention.struct_size = 3;
   EXPECT_ERROR(tq_kv_attend(cache, &attention), TQ_KV_INVALID_ARGUMENT);
+  EXPECT(strstr(tq_kv_last_error(), "version") != NULL);
+  attention.struct_size = sizeof attention + sizeof(void*);
+  EXPECT_ERROR(tq_kv_attend(cache, &attention), TQ_KV_INVALID_ARGUMENT);
+  EXPECT(strstr(tq_kv_last_error(), "version") != NULL);
+  attention.struct_size = sizeof attention; /* now it is looked at: its sequence was freed above */
+  EXPECT_ERROR(tq_kv_attend(cache, &attention), TQ_KV_OUT_OF_RANGE);
   tq_kv_destroy(cache);
   tq_kv_destroy(NULL);
 }
@@ -108,6 +116,8 @@ static void refused_configurations(void) {
   EXPECT_REFUSED(config.layers = 0);
   EXPECT_REFUSED(config.kv_heads = 3);
   EXPECT_REFUSED(config.struct_size = 0);
+  EXPECT_REFUSED(config.struct_size = sizeof config - sizeof(void*));
+  EXPECT_REFUSED(config.struct_size = sizeof config + sizeof(void*));
   EXPECT_REFUSED(config.page_tokens = 100);
   EXPECT_REFUSED(config.max_sequences = 0);
   EXPECT_ERROR(tq_kv_create(NULL, &cache), TQ_KV_INVALID_ARGUMENT);

@@ -52,3 +52,43 @@ def test_notebook(monkeypatch):
     assert recall[1] < recall[2] < recall[3] < recall[4] and recall[4] > 0.94
     assert abs(names["slopes"]["tq"] - 1) < 0.01 and names["slopes"]["mse"] < 0.92
     assert names["mapped"].ntotal == 4999 and names["ids"][0, 0] == 0
+
+
+def run_notebook(name: str) -> dict:
+    """What the cells of a notebook leave behind, its plots closed."""
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names: dict = {}
+    for number, cell in enumerate(json.loads((EXAMPLES / name).read_text("utf-8"))["cells"]):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{name}, cell {number}", "exec"), names)
+    plt.close("all")
+    return names
+
+
+def need_the_kv_library() -> None:
+    try:
+        pytest.importorskip("turboquant.kvcache").library()
+    except OSError:
+        pytest.skip("libturboquant_kv is not installed with the package")
+
+
+def test_notebook_of_long_contexts():
+    need_the_kv_library()
+    names = run_notebook("02_long_context.ipynb")
+    assert names["memory"][4][-1][2] > 3.7  # 32,768 tokens
+    for row in zip(*(names["errors"][bits] for bits in (4, 3, 2))):
+        assert row[0] < row[1] < row[2]
+    assert names["window_errors"][-1] < names["window_errors"][0] / 2
+    for row in names["outlier_errors"].values():
+        assert row[1] < 0.75 * row[0]
+
+
+def test_notebook_of_adaptive_bits():
+    need_the_kv_library()
+    names = run_notebook("03_adaptive.ipynb")
+    uniform, measured = names["uniform"], names["measured"]
+    assert measured[names["targets"].index(3)] < uniform[1]
+    assert measured == sorted(measured, reverse=True)

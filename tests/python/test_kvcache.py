@@ -116,6 +116,21 @@ def test_memory_is_what_is_allocated():
         assert compressed.nbytes < x.size * 2 * (bits + 1.1) / 8
 
 
+def test_one_channel_more_is_one_channel_more():
+    """The reference codes d + 1 channels with the levels of another d, and pads them to a power of
+    two."""
+    for d in (64, 128):
+        error, size = [], []
+        for dim in (d, d + 1):
+            x = normals(1, 1, 1024, dim)
+            cache = kvcache.TurboQuantKVCache(dim, bit_width=3, residual_length=0)
+            compressed = cache.compress(x, x)
+            error.append(relative(compressed.decompress()[1], x))
+            size.append(compressed.nbytes)
+        assert error[1] == pytest.approx(error[0], rel=0.02)
+        assert size[0] < size[1] < 1.2 * size[0]
+
+
 def test_outliers_of_keys_are_not_those_of_values():
     keys, values = normals(1, 1, 128, 64), normals(1, 1, 128, 64, seed=2)
     keys[..., :8] *= 20

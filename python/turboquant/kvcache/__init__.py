@@ -5,11 +5,15 @@
     compressed.append(more_keys, more_values)       # older tokens are not touched
     output = cache.attention(query, compressed)     # (batch, query heads, n, 128)
 
+    model = wrap(model)                             # a transformers model that keeps codes
+
 numpy arrays and torch tensors are taken, and given back in kind. The work is done by
 libturboquant_kv on the CPU; docs/kv_format.md says how tokens are kept.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from ._library import Cache, Library, library
 from .adaptive import (
@@ -23,6 +27,26 @@ from .adaptive import (
 from .cache import CompressedKV, TurboQuantKVCache, gqa_key_bits
 from .compat import AttentionLayer, Report, compatibility
 
+_WITH_TRANSFORMERS = (
+    "TurboQuantCache",
+    "TurboQuantDynamicCache",
+    "TurboQuantLayer",
+    "compress_model_kv",
+    "set_attention",
+    "unwrap",
+    "wrap",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch and transformers is imported when it is asked for."""
+    if name in _WITH_TRANSFORMERS:
+        from . import transformers_cache
+
+        return getattr(transformers_cache, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "AdaptiveKVCache",
     "AttentionLayer",
@@ -31,12 +55,19 @@ __all__ = [
     "CompressedKV",
     "Library",
     "Report",
+    "TurboQuantCache",
+    "TurboQuantDynamicCache",
     "TurboQuantKVCache",
+    "TurboQuantLayer",
     "allocate",
     "calibrate",
     "compatibility",
+    "compress_model_kv",
     "gqa_key_bits",
     "gradient_allocation",
     "library",
+    "set_attention",
     "uniform_allocation",
+    "unwrap",
+    "wrap",
 ]

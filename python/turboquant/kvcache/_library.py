@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_size_t, c_uint32, c_uint64, c_void_p
 
 import numpy as np
@@ -154,28 +155,80 @@ class Cache:
             values.ctypes.data_as(c_void_p),
         )
 
+    def create_sequence(self) -> int:
+        number = c_uint32()
+        self._library.call("tq_kv_sequence_create", self._cache, byref(number))
+        return number.value
+
+    def copy_sequence(self, sequence: int) -> int:
+        """A sequence that shares its pages with the original."""
+        number = c_uint32()
+        self._library.call("tq_kv_sequence_copy", self._cache, c_uint32(sequence), byref(number))
+        return number.value
+
+    def truncate_sequence(self, sequence: int, tokens: int) -> None:
+        self._library.call(
+            "tq_kv_sequence_truncate", self._cache, c_uint32(sequence), c_size_t(tokens)
+        )
+
+    def free_sequence(self, sequence: int) -> None:
+        self._library.call("tq_kv_sequence_free", self._cache, c_uint32(sequence))
+
     def attend(
         self, layer: int, q: np.ndarray, sequence: int = 0, scale: float = 0, causal: bool = True
     ) -> np.ndarray:
         """q [queries][query_heads][key_dim] of the last tokens; their outputs."""
+        return self.attend_batch(layer, q, [sequence], scale=scale, causal=causal)
+
+    def attend_batch(
+        self,
+        layer: int,
+        q: np.ndarray,
+        sequences: Sequence[int],
+        *,
+        scale: float = 0,
+        causal: bool = True,
+        window: int = 0,
+        softcap: float = 0,
+        mask: np.ndarray | None = None,
+        sinks: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """q [sequences x queries][query_heads][key_dim], equally many queries for each sequence;
+        mask [sequences x queries][tokens] is added to scores, sinks [query_heads]. Their outputs.
+        """
         q = np.ascontiguousarray(q, np.float32)
-        if q.shape[1:] != (self.config.query_heads, self.config.key_dim):
+        config = self.config
+        if q.shape[1:] != (config.query_heads, config.key_dim):
             raise ValueError(
-                f"q must be (queries, {self.config.query_heads}, "
-                f"{self.config.key_dim}), not {q.shape}"
+                f"q must be (queries, {config.query_heads}, {config.key_dim}), not {q.shape}"
             )
-        out = np.empty((*q.shape[:2], self.config.value_dim), np.float32)
+        n = len(sequences)
+        if n == 0 or len(q) % n != 0:
+            raise ValueError(f"{len(q)} queries are not the same number for {n} sequences")
+        out = np.empty((*q.shape[:2], config.value_dim), np.float32)
         attention = Attention()
         self._library.call("tq_kv_attention_init", byref(attention))
-        number, queries = c_uint32(sequence), c_uint32(len(q))
         attention.layer = layer
-        attention.sequences = 1
-        attention.sequence = ctypes.pointer(number)
-        attention.queries = ctypes.pointer(queries)
+        attention.sequences = n
+        attention.sequence = (c_uint32 * n)(*sequences)
+        attention.queries = (c_uint32 * n)(*[len(q) // n] * n)
         attention.q = q.ctypes.data
         attention.out = out.ctypes.data
         attention.scale = scale
         attention.causal = int(causal)
+        attention.window = window
+        attention.softcap = softcap
+        if mask is not None:
+            mask = np.ascontiguousarray(mask, np.float32)
+            if mask.ndim != 2 or len(mask) != len(q):
+                raise ValueError(f"the mask must be ({len(q)}, tokens), not {mask.shape}")
+            attention.mask = mask.ctypes.data
+            attention.mask_stride = mask.shape[1]
+        if sinks is not None:
+            sinks = np.ascontiguousarray(sinks, np.float32)
+            if sinks.shape != (config.query_heads,):
+                raise ValueError(f"sinks must be ({config.query_heads},), not {sinks.shape}")
+            attention.sinks = sinks.ctypes.data
         self._library.call("tq_kv_attend", self._cache, byref(attention))
         return out
 

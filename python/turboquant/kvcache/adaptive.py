@@ -117,6 +117,12 @@ def allocate(calibration: Calibration, target_mean: float) -> list[tuple[int, in
 
 def capture(model: Any, tokenizer: Any, text: str) -> list[Captured]:
     """q, k and v of every attention layer of a transformers model, in order of the calls."""
+    inputs = tokenizer(text, return_tensors="pt").to(next(model.parameters()).device)
+    return capture_ids(model, **inputs)
+
+
+def capture_ids(model: Any, input_ids: Any, **inputs: Any) -> list[Captured]:
+    """capture() of tokens, (1, n)."""
     import torch
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -129,11 +135,10 @@ def capture(model: Any, tokenizer: Any, text: str) -> list[Captured]:
 
     AttentionInterface.register("turboquant_capture", watch)
     before = model.config._attn_implementation
-    inputs = tokenizer(text, return_tensors="pt").to(next(model.parameters()).device)
     try:
         model.set_attn_implementation("turboquant_capture")
         with torch.no_grad():
-            model(**inputs, use_cache=False)
+            model(input_ids=input_ids, **inputs, use_cache=False)
     finally:
         model.set_attn_implementation(before)
     if not captured:

@@ -91,6 +91,7 @@ class AttentionLayer:
     window: int = 0  # 0: all tokens
     softcap: float = 0
     scale: float = 0  # of scores; 0: 1 / sqrt(key_dim)
+    bias_per_head: bool = False  # added to scores, by relative position
 
 
 @dataclass
@@ -151,6 +152,13 @@ def compatibility(config: Any) -> Report:
     except ValueError as e:
         report.layers, report.left_alone, report.refused = [], {}, str(e)
     return report
+
+
+def compress_model_kv(past_key_values: Any, model: Any, **options: Any) -> Any:
+    """turboquant.kvcache.transformers_cache.compress_model_kv, by its old place."""
+    from .transformers_cache import compress_model_kv as compress
+
+    return compress(past_key_values, model, **options)
 
 
 def _fill(report: Report, c: _Config) -> None:
@@ -262,7 +270,10 @@ def _fill_encoder_decoder(report: Report, c: _Config) -> None:
         heads, dim, scale = c.need("num_heads"), c.need("d_kv"), 1.0
         count = c.need("num_decoder_layers", "num_layers")
         report.notes.append("the bias by relative position goes into the mask")
-    report.layers = [AttentionLayer(i, heads, heads, dim, dim, scale=scale) for i in range(count)]
+    report.layers = [
+        AttentionLayer(i, heads, heads, dim, dim, scale=scale, bias_per_head=not bart)
+        for i in range(count)
+    ]
     report.notes.append(
         "self-attention of the decoder; the keys and values of the encoder's output are "
         "written once and left alone"
