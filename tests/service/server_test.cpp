@@ -138,7 +138,8 @@ TEST_F(EveryMethod, WritesReplaceRefuseAndDelete) {
   ASSERT_TRUE(written.ok()) << written.status();
   EXPECT_EQ(written->inserted, 1U);
   EXPECT_EQ(written->updated, 1U);
-  const RecordBatch other{{std::string("other")}, random_vectors(1, 6), {}};
+  const auto fresh_other = random_vectors(1, 6);
+  const RecordBatch other{{std::string("other")}, fresh_other, {}};
   EXPECT_TRUE(client().insert("words", other).ok());
   const std::vector<RecordId> gone = {std::string("other"), std::string("never")};
   EXPECT_EQ(client().remove("words", gone)->deleted, 1U);
@@ -354,7 +355,8 @@ TEST_F(Running, StalledClientsDoNotHoldUpOthers) {
                 before, beside);
     EXPECT_LT(beside, 2 * before);
   }
-  const RecordBatch batch{{std::string("a")}, random_vectors(1, 8), {}};
+  const auto fresh_batch = random_vectors(1, 8);
+  const RecordBatch batch{{std::string("a")}, fresh_batch, {}};
   EXPECT_TRUE(client().upsert("words", batch).ok());
 }
 
@@ -426,7 +428,8 @@ TEST_F(Running, TheClientRepeatsUntilTheServerIsBack) {
   ClientOptions options = client_options();
   options.max_attempts = 50;
   Client patient(options);
-  const RecordBatch batch{{std::string("a")}, random_vectors(1, 8), {}};
+  const auto fresh_batch = random_vectors(1, 8);
+  const RecordBatch batch{{std::string("a")}, fresh_batch, {}};
   const auto written = patient.insert("words", batch);
   later.join();
   ASSERT_TRUE(written.ok()) << written.status();

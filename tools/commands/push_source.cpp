@@ -3,7 +3,6 @@
 #include <zlib.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -41,12 +40,9 @@ class JsonLines {
  private:
   bool read_line(std::string& text) {
     text.clear();
-    std::array<char, 65536> buffer;
-    while (gzgets(file_, buffer.data(), static_cast<int>(buffer.size())) != nullptr) {
-      text += buffer.data();
-      if (text.back() != '\n') continue;
-      text.pop_back();
-      return true;
+    for (int c = 0; (c = gzgetc(file_)) != -1;) {  // a line may hold any byte, zero too
+      if (c == '\n') return true;
+      text.push_back(static_cast<char>(c));
     }
     int error = 0;
     const char* const what = gzerror(file_, &error);
