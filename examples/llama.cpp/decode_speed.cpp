@@ -25,7 +25,7 @@ namespace {
 constexpr int kDim = 128;
 constexpr int kKvHeads = 8;
 constexpr int kHeads = 32;
-constexpr int kRounds = 15;
+constexpr int kRounds = 9;
 
 void check(bool good, const char* what) {
   if (good) return;
@@ -207,5 +207,6 @@ int main(int argc, char** argv) {
   for (const int tokens : lengths) {
     check(tokens > 0 && tokens % 32 == 0, "tokens must be a multiple of 32");
     compare(tokens);
+    std::fflush(stdout);
   }
 }

@@ -164,11 +164,12 @@ class Combinations : public ::testing::TestWithParam<std::tuple<std::size_t, int
 // A sample; TQ_KV_FULL=1 tries all of them (hours: share them out with GTEST_TOTAL_SHARDS).
 TEST_P(Combinations, AgreeWithTheDequantizedCache) {
   const auto [dim, bits] = GetParam();
+  if (few() && dim != 64 && dim != 80) return;
   std::vector<Combination> tried = all_combinations();
   if (std::getenv("TQ_KV_FULL") == nullptr) {
     std::mt19937 random(static_cast<std::uint32_t>(dim * 32) + static_cast<std::uint32_t>(bits));
     std::shuffle(tried.begin(), tried.end(), random);
-    tried.resize(few() ? 1 : 6);
+    tried.resize(few() ? 1 : 3);
   }
   for (const Combination& c : tried) {
     Cache cache(test::options(1, c.group, dim, dim, bits, bits));
