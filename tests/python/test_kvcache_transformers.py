@@ -107,7 +107,12 @@ FAMILIES = {
     "smollm3": {},
     "stablelm": {},
     "starcoder2": {},
-    "gpt_oss": {"head_dim": 32, "sliding_window": 24, "num_local_experts": 2},
+    "gpt_oss": {
+        "head_dim": 32,
+        "sliding_window": 24,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+    },
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     "qwen3_next": {"head_dim": 32, "num_experts": 2, "num_experts_per_tok": 1},
     "qwen3_5_text": {"head_dim": 32},
