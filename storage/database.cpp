@@ -14,6 +14,7 @@
 
 #include "storage/coding.h"
 #include "storage/log_check.h"
+#include "storage/table_check.h"
 
 namespace turboquant::storage {
 namespace {
@@ -121,7 +122,10 @@ absl::Status Database::open_files() {
   const std::uint64_t promised = read_synced(config_.folder, config_.number);
   const bool is_new = !exists(where + "/CURRENT");
   if (is_new && promised > 0) return log_loss(where, 0, promised);
-  if (!is_new) TQ_RETURN_IF_ERROR(check_manifest(where));
+  if (!is_new) {
+    TQ_RETURN_IF_ERROR(check_manifest(where));
+    TQ_RETURN_IF_ERROR(check_tables(where));
+  }
 
   const std::uint64_t cache_bytes = std::max(config_.cache_bytes, kMinCache);
   const std::shared_ptr<rocksdb::Cache> cache = rocksdb::NewLRUCache(cache_bytes);

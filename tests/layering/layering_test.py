@@ -23,6 +23,7 @@ EXAMPLES = [
     ("index/CMakeLists.txt", "tq_add_library(index DEPENDS turboquant::quantizer)\n", []),
     ("docs/a.md", "Data may lie in ../shared, results in build/.\n", []),
     ("data.bin", "TODO\0", []),
+    ("examples/a/a.patch", "@@ -1,1 +1,2 @@\n // TODO: theirs\n+// ours\n", []),
 
     ("kernels/a.cpp", '#include "quantizer/a.h"\n', ["direction"]),
     ("quantizer/a.h", '#include "index/a.h"\n', ["direction"]),
@@ -56,6 +57,7 @@ EXAMPLES = [
     ("CMakeLists.txt", "add_compile_options(-O3)\n", ["cmake"]),
     ("docs/a.md", "See /home/someone/notes.\n", ["text"]),
     ("tools/a.sh", "# TODO: finish\n", ["text"]),
+    ("examples/a/a.patch", "@@ -1,0 +1,1 @@\n+// TODO: ours\n", ["text"]),
     ("docs/a.md", "<<<<<<< HEAD\n", ["text"]),
 ]
 
