@@ -575,18 +575,11 @@ def _exact(
     n, m = query.shape[2], key.shape[2]
     window = kwargs.get("sliding_window") or 0
     options = {"batch_size": query.shape[0], "q_length": n, "kv_length": m, "device": query.device}
-    if mask is None and causal and n > 1:
+    if mask is None and causal and (n > 1 or window):
         options |= {"q_offset": m - n, "allow_is_causal_skip": False}
         if window:
             options["mask_function"] = sliding_window_causal_mask_function(window)
         mask = sdpa_mask(**options)
-    elif mask is None and causal and window:
-        mask = sdpa_mask(
-            **options,
-            q_offset=m - n,
-            allow_is_causal_skip=False,
-            mask_function=sliding_window_causal_mask_function(window),
-        )
     if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
         return sdpa_attention_forward(
             module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
