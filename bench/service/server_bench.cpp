@@ -32,6 +32,8 @@ struct Options {
   int bits = 3;
   std::size_t k = 10;
   double seconds = 3;  // of each measurement
+  std::vector<std::size_t> clients{1, 8, 64};
+  std::vector<std::size_t> batches{1, 16, 64};  // queries a call
   std::string folder = "/tmp";
 };
 
@@ -96,7 +98,10 @@ class Bench {
     index_.add(static_cast<std::int64_t>(options.rows), base_.data());
     folder_ = options.folder + "/turboquant-bench-" + std::to_string(::getpid());
   }
-  ~Bench() { std::filesystem::remove_all(folder_); }
+  ~Bench() {
+    std::filesystem::remove_all(folder_);
+    std::filesystem::remove_all(folder_ + "-store");
+  }
 
   void run() {
     start();
@@ -140,12 +145,7 @@ class Bench {
     auto stream = writer.bulk_add("bench", bulk);
     constexpr std::size_t kBatch = 1000;
     for (std::size_t first = 0; first < options_.rows; first += kBatch) {
-      const std::size_t n = std::min(kBatch, options_.rows - first);
-      turboquant::RecordBatch batch;
-      for (std::size_t i = 0; i < n; ++i) batch.ids.emplace_back(std::uint64_t{first + i});
-      batch.vectors =
-          absl::MakeConstSpan(base_).subspan(first * options_.dimension, n * options_.dimension);
-      fail_unless(stream->send(batch).status());
+      fail_unless(stream->send(batch_of(first, kBatch)).status());
     }
     fail_unless(stream->finish());
     fail_unless(refused);
@@ -170,6 +170,37 @@ class Bench {
     });
   }
 
+  // The same rows as a collection of this process.
+  std::shared_ptr<turboquant::Collection> stored(turboquant::Store& store) const {
+    turboquant::CollectionOptions options;
+    options.dimension = options_.dimension;
+    options.factory = "TQ" + std::to_string(options_.bits);
+    auto collection = store.create_collection("bench", options);
+    fail_unless(collection.status());
+    constexpr std::size_t kBatch = 1000;
+    for (std::size_t first = 0; first < options_.rows; first += kBatch) {
+      fail_unless((*collection)->insert(batch_of(first, kBatch)).status());
+    }
+    return *std::move(collection);
+  }
+
+  Rate in_process(const turboquant::Collection& collection, std::size_t batch) const {
+    turboquant::SearchOptions search;
+    search.k = options_.k;
+    return measure(1, batch, options_.seconds, [&](std::size_t, std::size_t i) {
+      fail_unless(collection.search(query(i, batch), search).status());
+    });
+  }
+
+  turboquant::RecordBatch batch_of(std::size_t first, std::size_t most) const {
+    const std::size_t n = std::min(most, options_.rows - first);
+    turboquant::RecordBatch batch;
+    for (std::size_t i = 0; i < n; ++i) batch.ids.emplace_back(std::uint64_t{first + i});
+    batch.vectors =
+        absl::MakeConstSpan(base_).subspan(first * options_.dimension, n * options_.dimension);
+    return batch;
+  }
+
   Rate served(std::size_t clients, std::size_t batch) const {
     turboquant::ClientOptions where;
     where.address = "127.0.0.1:" + std::to_string(server_->port());
@@ -185,23 +216,33 @@ class Bench {
   void searches() {
     std::printf("%zu rows of dimension %zu, TQ%d, k = %zu\n", options_.rows, options_.dimension,
                 options_.bits, options_.k);
-    std::printf("| queries a call | bare index | 1 client | 8 clients | 64 clients |\n");
-    std::printf("|---|---|---|---|---|\n");
+    std::printf("| queries a call | bare index | store without a server |");
+    for (const std::size_t clients : options_.clients) std::printf(" %zu clients |", clients);
+    std::printf("\n|---|---|---|");
+    for (std::size_t i = 0; i < options_.clients.size(); ++i) std::printf("---|");
+    std::printf("\n");
     double best = 0;
-    for (const std::size_t batch : {std::size_t{1}, std::size_t{16}, std::size_t{64}}) {
+    auto store = turboquant::Store::open(folder_ + "-store");
+    fail_unless(store.status());
+    const auto collection = stored(**store);
+    for (const std::size_t batch : options_.batches) {
       const double alone = bare(batch).qps;
       best = std::max(best, alone);
-      std::printf("| %zu | %.0f q/s |", batch, alone);
-      for (const std::size_t clients : {std::size_t{1}, std::size_t{8}, std::size_t{64}}) {
+      const double stored = in_process(*collection, batch).qps;
+      std::printf("| %zu | %.0f q/s | %.0f (%.0f%%) |", batch, alone, stored,
+                  100 * stored / alone);
+      for (const std::size_t clients : options_.clients) {
         const double qps = served(clients, batch).qps;
         std::printf(" %.0f (%.0f%%) |", qps, 100 * qps / alone);
-        if (clients == 64 && batch == 1) single_64_ = qps;
+        if (batch == 1) single_most_ = qps;
         std::fflush(stdout);
       }
       std::printf("\n");
     }
-    std::printf("64 clients with one query each: %.0f%% of the bare index's best batch rate\n",
-                100 * single_64_ / best);
+    if (single_most_ > 0) {
+      std::printf("%zu clients with one query each: %.0f%% of the bare index's best batch rate\n",
+                  options_.clients.back(), 100 * single_most_ / best);
+    }
   }
 
   // A collection so small that the scan costs nothing: what is left is the way there and back.
@@ -231,7 +272,7 @@ class Bench {
   std::string folder_;
   std::ostringstream log_;
   std::unique_ptr<turboquant::service::Server> server_;
-  double single_64_ = 0;
+  double single_most_ = 0;  // queries a second of the most clients, with one query each
 };
 
 }  // namespace
@@ -244,6 +285,8 @@ int main(int argc, char** argv) {
   app.add_option("--bits", options.bits)->check(CLI::Range(1, 4))->capture_default_str();
   app.add_option("-k", options.k)->capture_default_str();
   app.add_option("--seconds", options.seconds, "of each measurement")->capture_default_str();
+  app.add_option("--clients", options.clients, "how many ask at once")->capture_default_str();
+  app.add_option("--batches", options.batches, "queries a call")->capture_default_str();
   app.add_option("--folder", options.folder, "on the disk to write to")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   Bench(options).run();
