@@ -36,6 +36,7 @@ bool MicroBatcher::search(const std::shared_ptr<Collection>& collection,
   const Key key(collection.get(), options.k, options.parts.metadata, options.parts.vector,
                 options.rescore, options.oversampling, options.exact);
   std::shared_ptr<Lane> started;
+  bool complete = false;
   {
     const std::lock_guard lock(mutex_);
     if (waiting_ >= limits_.max_waiting) return false;
@@ -48,38 +49,44 @@ bool MicroBatcher::search(const std::shared_ptr<Collection>& collection,
       started = lane;
     }
     lane->waiting.push_back(std::move(query));
+    complete = lane->waiting.size() == lane->wanted;
   }
-  arrived_.notify_all();
+  if (complete) arrived_.notify_all();
   if (started != nullptr) pool_.submit_unbounded([this, key, started] { run(key, started); });
   return true;
 }
 
+// Batch after batch in one thread, whose OpenMP team is awake; others that wait for a thread get
+// their turn in between.
 void MicroBatcher::run(const Key& key, const std::shared_ptr<Lane>& lane) {
+  while (run_batch(key, *lane)) {
+    if (pool_.queued() == 0) continue;
+    pool_.submit_unbounded([this, key, lane] { run(key, lane); });
+    return;
+  }
+}
+
+// False when nobody waits any more; the lane is gone then.
+bool MicroBatcher::run_batch(const Key& key, Lane& lane) {
   std::vector<Query> batch;
   {
     std::unique_lock lock(mutex_);
-    if (lane->last_batch > 1) {
-      const std::size_t expected = std::min(lane->last_batch, limits_.max_queries);
-      arrived_.wait_for(lock, absl::ToChronoMicroseconds(limits_.max_wait),
-                        [&] { return lane->waiting.size() >= expected; });
-    }
-    if (lane->waiting.empty()) {
+    collect(lock, lane);
+    if (lane.waiting.empty()) {
       lanes_.erase(key);
       idle_.notify_all();
-      return;
+      return false;
     }
-    const std::size_t n = std::min(lane->waiting.size(), limits_.max_queries);
-    const auto end = lane->waiting.begin() + static_cast<std::ptrdiff_t>(n);
-    batch.assign(std::make_move_iterator(lane->waiting.begin()), std::make_move_iterator(end));
-    lane->waiting.erase(lane->waiting.begin(), end);
-    lane->last_batch = n;
+    const std::size_t n = std::min(lane.waiting.size(), limits_.max_queries);
+    const auto end = lane.waiting.begin() + static_cast<std::ptrdiff_t>(n);
+    batch.assign(std::make_move_iterator(lane.waiting.begin()), std::make_move_iterator(end));
+    lane.waiting.erase(lane.waiting.begin(), end);
+    lane.before_last = std::exchange(lane.last_batch, n);
     waiting_ -= n;
   }
   std::vector<Query> wanted = drop_unwanted(std::move(batch));
   absl::StatusOr<std::vector<Hits>> found;
-  if (!wanted.empty()) found = search_batch(*lane, wanted);
-  // First the next batch, which another thread may begin, then the answers of this one.
-  pool_.submit_unbounded([this, key, lane] { run(key, lane); });
+  if (!wanted.empty()) found = search_batch(lane, wanted);
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     if (!found.ok()) {
       wanted[i].done(found.status());
@@ -89,6 +96,24 @@ void MicroBatcher::run(const Key& key, const std::shared_ptr<Lane>& lane) {
     mine.push_back(std::move((*found)[i]));
     wanted[i].done(std::move(mine));
   }
+  return true;
+}
+
+// Waits for the callers of the last two batches: while one was searched, the others may have come
+// back already.
+void MicroBatcher::collect(std::unique_lock<std::mutex>& lock, Lane& lane) {
+  if (lane.last_batch <= 1) return;
+  lane.wanted = std::min(lane.last_batch + lane.before_last, limits_.max_queries);
+  const absl::Time end = absl::Now() + limits_.max_wait;
+  for (;;) {
+    const std::size_t before = lane.waiting.size();
+    if (arrived_.wait_for(lock, absl::ToChronoMicroseconds(limits_.max_pause),
+                          [&] { return lane.waiting.size() >= lane.wanted; })) {
+      break;
+    }
+    if (lane.waiting.size() == before || absl::Now() >= end) break;
+  }
+  lane.wanted = 0;
 }
 
 std::vector<MicroBatcher::Query> MicroBatcher::drop_unwanted(std::vector<Query> batch) {

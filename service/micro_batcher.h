@@ -1,7 +1,8 @@
 // Searches of one query each that arrive together become one search of many queries, which reads
 // the codes once. A search that finds its collection idle starts at once. Those that arrive while
-// it runs wait for its end and then go together; where that happens, the next batch also waits a
-// bounded time for the callers that were just answered.
+// it runs wait for its end and then go together; where that happens, the next batch also waits for
+// the callers that were just answered, as long as they keep coming and a bounded time at most:
+// taking in their calls is work that would have to be done anyway.
 #pragma once
 
 #include <absl/status/statusor.h>
@@ -24,9 +25,10 @@
 namespace turboquant::service {
 
 struct BatchLimits {
-  std::size_t max_queries = 64;                       ///< of one batch
-  std::size_t max_waiting = 4096;                     ///< over all collections
-  absl::Duration max_wait = absl::Microseconds(200);  ///< for callers to come back
+  std::size_t max_queries = 64;                        ///< of one batch
+  std::size_t max_waiting = 4096;                      ///< over all collections
+  absl::Duration max_pause = absl::Microseconds(150);  ///< between two callers that come back
+  absl::Duration max_wait = absl::Milliseconds(2);     ///< for all of them
 };
 
 class MicroBatcher {
@@ -63,9 +65,13 @@ class MicroBatcher {
     SearchOptions options;
     std::vector<Query> waiting;
     std::size_t last_batch = 0;
+    std::size_t before_last = 0;
+    std::size_t wanted = 0;  // so many waiting end the collecting of a batch; 0: nobody collects
   };
 
   void run(const Key& key, const std::shared_ptr<Lane>& lane);
+  bool run_batch(const Key& key, Lane& lane);
+  void collect(std::unique_lock<std::mutex>& lock, Lane& lane);
   static std::vector<Query> drop_unwanted(std::vector<Query> batch);
   absl::StatusOr<std::vector<Hits>> search_batch(const Lane& lane, const std::vector<Query>& batch);
 

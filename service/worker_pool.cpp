@@ -17,27 +17,34 @@ WorkerPool::~WorkerPool() {
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
+    for (Idle* const idle : idle_) {
+      idle->called = true;
+      idle->wake.notify_one();
+    }
+    idle_.clear();
   }
-  wake_.notify_all();
   for (std::thread& thread : threads_) thread.join();
 }
 
 bool WorkerPool::submit(std::function<void()> task) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (tasks_.size() >= max_queued_) return false;
-    tasks_.push_back(std::move(task));
-  }
-  wake_.notify_one();
+  const std::lock_guard lock(mutex_);
+  if (tasks_.size() >= max_queued_) return false;
+  add(std::move(task));
   return true;
 }
 
 void WorkerPool::submit_unbounded(std::function<void()> task) {
-  {
-    const std::lock_guard lock(mutex_);
-    tasks_.push_back(std::move(task));
-  }
-  wake_.notify_one();
+  const std::lock_guard lock(mutex_);
+  add(std::move(task));
+}
+
+void WorkerPool::add(std::function<void()> task) {
+  tasks_.push_back(std::move(task));
+  if (idle_.empty()) return;
+  Idle& chosen = *idle_.back();
+  idle_.pop_back();
+  chosen.called = true;
+  chosen.wake.notify_one();  // under the lock: afterwards `chosen` may be gone
 }
 
 std::size_t WorkerPool::queued() const {
@@ -47,10 +54,15 @@ std::size_t WorkerPool::queued() const {
 
 void WorkerPool::work() {
   const int cores = omp_get_max_threads();
+  Idle idle;
   std::unique_lock lock(mutex_);
   for (;;) {
-    wake_.wait(lock, [this] { return ending_ || !tasks_.empty(); });
-    if (tasks_.empty()) return;
+    while (tasks_.empty()) {
+      if (ending_) return;
+      idle.called = false;
+      idle_.push_back(&idle);
+      idle.wake.wait(lock, [&idle] { return idle.called; });
+    }
     std::function<void()> task = std::move(tasks_.front());
     tasks_.pop_front();
     const int running = static_cast<int>(++running_);

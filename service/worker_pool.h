@@ -1,4 +1,5 @@
-// Threads with a bounded queue. Scans and writes run here, never in gRPC's threads.
+// Threads with a bounded queue. Scans and writes run here, never in gRPC's threads. A task goes to
+// the thread that became idle last: its OpenMP team is still awake and its caches are warm.
 #pragma once
 
 #include <condition_variable>
@@ -29,12 +30,18 @@ class WorkerPool {
   std::size_t queued() const;
 
  private:
+  // A thread that waits for a task; lives on its stack.
+  struct Idle {
+    std::condition_variable wake;
+    bool called = false;
+  };
+  void add(std::function<void()> task);  // with mutex_ held
   void work();
 
   const std::size_t max_queued_;
   const bool share_cores_;
   mutable std::mutex mutex_;
-  std::condition_variable wake_;
+  std::vector<Idle*> idle_;  // the last one became idle last
   std::deque<std::function<void()>> tasks_;
   std::size_t running_ = 0;
   bool ending_ = false;

@@ -16,13 +16,6 @@ namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-// Parts of the rows are parts of the blocks here, and no more than there are blocks.
-ScanPlan plan_of(const ScanQueries& queries, const View& view) {
-  ScanPlan plan(queries, view.live_rows);
-  plan.row_parts = std::max<std::size_t>(1, std::min(plan.row_parts, view.blocks.size()));
-  return plan;
-}
-
 class TopKSink final : public ScanSink {
  public:
   TopKSink(const View& view, Metric metric, std::size_t nq, std::size_t k)
@@ -76,16 +69,38 @@ class RangeSink final : public ScanSink {
   std::vector<std::vector<Candidate>> found_;
 };
 
-// One thread's blocks.
+// Where the parts of a view begin: rows are divided evenly, whatever the blocks hold. Positions
+// within a view count the rows of each block up to kBlockRows.
+std::vector<std::uint64_t> part_positions(const View& view, std::size_t parts) {
+  std::uint64_t rows = 0;
+  for (const auto& block : view.blocks) rows += block->rows;
+  std::vector<std::uint64_t> positions;
+  std::uint64_t before = 0;
+  for (std::size_t b = 0; b < view.blocks.size(); ++b) {
+    const std::uint64_t after = before + view.blocks[b]->rows;
+    while (positions.size() < parts && rows * positions.size() / parts < after) {
+      // Whole groups of rows, as the masks of filters and the kernels have them.
+      const std::uint64_t row = (rows * positions.size() / parts - before) / 64 * 64;
+      positions.push_back(b * kBlockRows + row);
+    }
+    before = after;
+  }
+  positions.resize(parts + 1, view.blocks.size() * kBlockRows);
+  return positions;
+}
+
+// One thread's positions.
 template <class Sink>
 absl::Status scan_part(const View& view, const ScanRequest& request, const ScanQueries& queries,
-                       std::size_t first_block, std::size_t last_block, std::size_t first_group,
+                       std::uint64_t first, std::uint64_t last, std::size_t first_group,
                        std::size_t last_group, Sink& sink) {
   RowBits scratch;
-  for (std::size_t b = first_block; b < last_block; ++b) {
+  for (std::size_t b = first / kBlockRows; b * kBlockRows < last; ++b) {
     TQ_RETURN_IF_ERROR(check_control(request.control));
     const Block& block = *view.blocks[b];
-    if (block.live_rows == 0) continue;
+    const std::size_t begin = b * kBlockRows < first ? first % kBlockRows : 0;
+    const std::size_t end = std::min<std::size_t>(last - b * kBlockRows, block.rows);
+    if (block.live_rows == 0 || begin >= end) continue;
     const RowBits* bits = select_rows(block, request.filter, scratch);
     const std::uint32_t selected = bits != nullptr ? bits->count() : block.rows;
     if (selected == 0) continue;
@@ -97,28 +112,27 @@ absl::Status scan_part(const View& view, const ScanRequest& request, const ScanQ
     rows.n = block.rows;
     rows.mask = bits != nullptr && !scan_all ? bits->words.data() : nullptr;
     sink.start_block(static_cast<std::uint32_t>(b * kBlockRows), scan_all ? bits : nullptr);
-    scan_block(queries, rows, 0, rows.n, first_group, last_group, sink);
+    scan_block(queries, rows, begin, end, first_group, last_group, sink);
   }
   return absl::OkStatus();
 }
 
-// Runs the plan; one sink per part of the blocks.
+// Runs the plan; one sink per part, since a sink knows which block is scanned.
 template <class Sink>
 absl::Status scan(const View& view, const ScanRequest& request, const ScanQueries& queries,
                   const ScanPlan& plan, std::vector<Sink>& sinks) {
   const std::size_t parts = plan.query_parts * plan.row_parts;
   std::vector<absl::Status> statuses(parts);
-  const std::size_t blocks = view.blocks.size();
+  const std::vector<std::uint64_t> positions = part_positions(view, plan.row_parts);
   const std::size_t groups = queries.groups();
 #pragma omp parallel for schedule(static, 1) num_threads(static_cast <int>(parts)) if (parts > 1)
   for (std::size_t p = 0; p < parts; ++p) {
     const std::size_t of_queries = p / plan.row_parts;
-    const std::size_t of_blocks = p % plan.row_parts;
+    const std::size_t of_rows = p % plan.row_parts;
     statuses[p] = guard([&] {
-      return scan_part(view, request, queries, blocks * of_blocks / plan.row_parts,
-                       blocks * (of_blocks + 1) / plan.row_parts,
+      return scan_part(view, request, queries, positions[of_rows], positions[of_rows + 1],
                        groups * of_queries / plan.query_parts,
-                       groups * (of_queries + 1) / plan.query_parts, sinks[of_blocks]);
+                       groups * (of_queries + 1) / plan.query_parts, sinks[p]);
     });
   }
   for (const absl::Status& status : statuses) TQ_RETURN_IF_ERROR(status);
@@ -147,30 +161,40 @@ bool CandidateOrder::operator()(const Candidate& a, const Candidate& b) const {
 }
 
 BestRows::BestRows(const CandidateOrder& order, Metric metric, std::size_t k)
-    : order_(order), metric_(metric), k_(k), bound_(kNaN) {}
+    : order_(order), metric_(metric), k_(k), most_(k + std::max<std::size_t>(k, 32)) {}
 
 bool BestRows::offer(Candidate candidate) {
-  if (k_ == 0) return false;
-  if (metric_ == Metric::kL2 ? candidate.score > bound_ : candidate.score < bound_) return false;
-  if (kept_.capacity() == 0) kept_.reserve(k_ + std::max<std::size_t>(k_, 32));
-  kept_.push_back(candidate);
-  if (kept_.size() < k_ + std::max<std::size_t>(k_, 32)) return false;
+  const std::uint64_t key = candidate_key(metric_, candidate.score, candidate.position);
+  if (key > limit_ || k_ == 0) return false;
+  if (keys_.capacity() == 0) keys_.reserve(most_);
+  keys_.push_back(key);
+  if (keys_.size() < most_) return false;
   cut();
   return true;
 }
 
+// Equal scores at the limit stay, since their ids decide; unless there are so many that the next
+// cut would come soon.
 void BestRows::cut() {
-  if (kept_.size() < k_ || k_ == 0) return;
-  const auto last = kept_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
-  std::nth_element(kept_.begin(), last, kept_.end(), order_);
-  bound_ = last->score;
-  kept_.resize(k_);
+  const auto last = keys_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
+  std::nth_element(keys_.begin(), last, keys_.end());
+  limit_ = *last | 0xffffffffU;
+  const auto end = std::partition(last, keys_.end(), [&](std::uint64_t x) { return x <= limit_; });
+  keys_.erase(end, keys_.end());
+  if (keys_.size() > most_ - most_ / 4) {
+    std::nth_element(keys_.begin(), last, keys_.end(),
+                     [&](std::uint64_t a, std::uint64_t b) { return order_(at(a), at(b)); });
+    keys_.resize(k_);
+  }
 }
 
 std::vector<Candidate> BestRows::take() {
-  if (kept_.size() > k_) cut();
-  std::sort(kept_.begin(), kept_.end(), order_);
-  return std::move(kept_);
+  std::vector<Candidate> best(keys_.size());
+  std::transform(keys_.begin(), keys_.end(), best.begin(), [&](std::uint64_t x) { return at(x); });
+  std::sort(best.begin(), best.end(), order_);
+  if (best.size() > k_) best.resize(k_);
+  keys_.clear();
+  return best;
 }
 
 absl::StatusOr<std::vector<std::vector<Candidate>>> scan_top_k(const View& view,
@@ -179,13 +203,10 @@ absl::StatusOr<std::vector<std::vector<Candidate>>> scan_top_k(const View& view,
   TQ_RETURN_IF_ERROR(check_size(view));
   TQ_RETURN_IF_ERROR(check_control(request.control));
   const ScanQueries queries(request.quantizer->impl(), request.metric, request.queries, request.nq);
-  const ScanPlan plan = plan_of(queries, view);
+  const ScanPlan plan(queries, view.live_rows);
   const std::size_t held = std::min<std::size_t>(k, view.live_rows);
-  std::vector<TopKSink> sinks;
-  sinks.reserve(plan.row_parts);
-  for (std::size_t i = 0; i < plan.row_parts; ++i) {
-    sinks.emplace_back(view, request.metric, request.nq, held);
-  }
+  std::vector<TopKSink> sinks(plan.query_parts * plan.row_parts,
+                              TopKSink(view, request.metric, request.nq, held));
   TQ_RETURN_IF_ERROR(scan(view, request, queries, plan, sinks));
   std::vector<std::vector<Candidate>> found(request.nq);
   for (std::size_t q = 0; q < request.nq; ++q) {
@@ -204,13 +225,10 @@ absl::StatusOr<std::vector<std::vector<Candidate>>> scan_range(const View& view,
   TQ_RETURN_IF_ERROR(check_size(view));
   TQ_RETURN_IF_ERROR(check_control(request.control));
   const ScanQueries queries(request.quantizer->impl(), request.metric, request.queries, request.nq);
-  const ScanPlan plan = plan_of(queries, view);
+  const ScanPlan plan(queries, view.live_rows);
   std::atomic<std::size_t> hits{0};
-  std::vector<RangeSink> sinks;
-  sinks.reserve(plan.row_parts);
-  for (std::size_t i = 0; i < plan.row_parts; ++i) {
-    sinks.emplace_back(request.metric, radius, request.nq, max_hits, hits);
-  }
+  std::vector<RangeSink> sinks(plan.query_parts * plan.row_parts,
+                               RangeSink(request.metric, radius, request.nq, max_hits, hits));
   TQ_RETURN_IF_ERROR(scan(view, request, queries, plan, sinks));
   if (hits.load() > max_hits) {
     return make_error(absl::StatusCode::kResourceExhausted, "TOO_MANY_HITS",

@@ -6,10 +6,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
 #include "quantizer/scanner.h"
+#include "quantizer/top_k.h"
 #include "storage/block.h"
 #include "storage/compiled_filter.h"
 #include "turboquant/store.h"
@@ -50,20 +52,26 @@ class BestRows {
   BestRows(const CandidateOrder& order, Metric metric, std::size_t k);
 
   /// The worst score that still matters, or NaN when every score does.
-  float bound() const { return bound_; }
+  float bound() const {
+    return limit_ == kNoLimit ? std::numeric_limits<float>::quiet_NaN()
+                              : key_score(metric_, limit_);
+  }
   /// True when the bound moved.
   bool offer(Candidate candidate);
   /// Best first.
   std::vector<Candidate> take();
 
  private:
+  static constexpr std::uint64_t kNoLimit = std::numeric_limits<std::uint64_t>::max();
   void cut();
+  Candidate at(std::uint64_t key) const { return {key_score(metric_, key), key_row(key)}; }
 
   CandidateOrder order_;
   Metric metric_;
   std::size_t k_;
-  float bound_;
-  std::vector<Candidate> kept_;
+  std::size_t most_;
+  std::uint64_t limit_ = kNoLimit;   // keys above it do not matter
+  std::vector<std::uint64_t> keys_;  // candidate_key of score and position
 };
 
 struct ScanRequest {

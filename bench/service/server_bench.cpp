@@ -229,8 +229,7 @@ class Bench {
       const double alone = bare(batch).qps;
       best = std::max(best, alone);
       const double stored = in_process(*collection, batch).qps;
-      std::printf("| %zu | %.0f q/s | %.0f (%.0f%%) |", batch, alone, stored,
-                  100 * stored / alone);
+      std::printf("| %zu | %.0f q/s | %.0f (%.0f%%) |", batch, alone, stored, 100 * stored / alone);
       for (const std::size_t clients : options_.clients) {
         const double qps = served(clients, batch).qps;
         std::printf(" %.0f (%.0f%%) |", qps, 100 * qps / alone);
