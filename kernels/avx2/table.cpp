@@ -158,6 +158,7 @@ void dot_tile_sums(const std::int8_t* rows, std::size_t n_rows, std::size_t d_pa
   for (std::size_t r = 0; r < n_rows; r += Rows) {
     const std::int8_t* row = rows + r * d_padded;
     __m256i acc[Rows][2];
+#pragma GCC unroll 4
     for (auto& a : acc) {
       a[0] = load256(bias);
       a[1] = load256(bias + 8);
@@ -184,6 +185,7 @@ void dot_tile_sums(const std::int8_t* rows, std::size_t n_rows, std::size_t d_pa
         acc[k][1] = _mm256_add_epi32(acc[k][1], _mm256_madd_epi16(part[k][1], ones));
       }
     }
+#pragma GCC unroll 4
     for (std::size_t k = 0; k < Rows; ++k) {
       store(dots + (r + k) * kLane, acc[k][0]);
       store(dots + (r + k) * kLane + 8, acc[k][1]);
