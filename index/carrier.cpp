@@ -227,7 +227,7 @@ FlatView view_flat_carrier(const std::uint8_t* data, std::size_t size, bool chec
   MemoryReader stream(data, size);
   CheckedReader reader(&stream);
   const Envelope envelope = read_flat_envelope(reader);
-  const FlatView view = view_flat_payload(stream, check_codes);
+  FlatView view = view_flat_payload(stream, check_codes);
   check_carrier(envelope.d, envelope.ntotal, envelope.metric,
                 static_cast<std::int64_t>(view.dimension), static_cast<std::uint64_t>(view.count),
                 view.metric);

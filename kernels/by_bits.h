@@ -6,7 +6,7 @@ namespace {
 
 template <int Number>
 struct Bits {
-  static constexpr int value = Number;
+  static constexpr int kValue = Number;
 };
 
 /// f(Bits<bits>()), bits 1 to 4.

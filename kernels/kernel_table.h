@@ -41,6 +41,9 @@ struct KernelTable {
   /// True when `dot_tile` wants rows decoded to level + offset (unsigned) rather than level.
   bool unsigned_rows;
 
+  /// A row of `dot_rows` takes about as long as so many rows of `dot_tile` for one query of it.
+  float row_cost;
+
   // ---- rotation ----
 
   /// Sum of x[i]^2 in double: lane i % 8 accumulates, lanes are added pairwise (0+4, 1+5, 2+6,

@@ -11,12 +11,13 @@ namespace turboquant::kernels {
 namespace {
 
 template <typename Lanes>
-constexpr KernelTable vector_table(const char* name, bool unsigned_rows,
+constexpr KernelTable vector_table(const char* name, bool unsigned_rows, float row_cost,
                                    decltype(KernelTable::decode) decode_codes,
                                    decltype(KernelTable::dot_rows) dot_code_rows,
                                    decltype(KernelTable::dot_tile) dot_code_tile) {
   return {name,
           unsigned_rows,
+          row_cost,
           norm_squared,
           scale,
           multiply,

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "quantizer/normal.h"
 #include "quantizer/parallel.h"
 
 namespace turboquant {
@@ -18,19 +19,6 @@ constexpr std::size_t kChunkRows = kChunk * kBlock;
 constexpr std::size_t kSample = 32;   // one chunk in so many is looked at first
 constexpr std::size_t kLikely = 4;    // so many times k rows are scored to find a bound
 constexpr std::size_t kAhead = 4096;  // bytes: where hardware prefetchers stop
-
-// x with P(N(0, 1) < x) = confidence, for confidence above 1/2: Newton's method on the logarithm of
-// the tail, which is nearly a parabola.
-double normal_quantile(double confidence) {
-  const double tail = 1 - confidence;
-  double x = std::sqrt(-2 * std::log(2 * tail));
-  for (int i = 0; i < 6; ++i) {
-    const double at = std::erfc(x / std::sqrt(2.0)) / 2;
-    const double density = std::exp(-x * x / 2) * 0.3989422804014327;
-    x += at * std::log(at / tail) / density;
-  }
-  return x;
-}
 
 // A query as KernelTable::sign_sums takes it: sums of signed values, brought to 0 to kMostSign.
 struct SignQuery {

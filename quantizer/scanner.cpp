@@ -7,6 +7,7 @@
 
 #include "quantizer/block_scan.h"
 #include "quantizer/parallel.h"
+#include "quantizer/pruned_batch.h"
 #include "quantizer/pruned_search.h"
 
 namespace turboquant {
@@ -97,17 +98,53 @@ bool search_pruned(const ScanQueries& queries, std::size_t q, const CodeRows& ro
   std::vector<TopK> best(parts, TopK(k));
   if (!pruned_search(queries, q, rows, *pruning.plane, pruning.confidence, k, best)) return false;
   std::vector<TopK*> all;
+  all.reserve(parts);
   for (TopK& part : best) all.push_back(&part);
   write_best(queries.metric(), all, k, scores, ids);
   return true;
+}
+
+void search_pruned_batch(const Quantizer& quantizer, const ScanQueries& queries,
+                         const ScanPlan& plan, const float* vectors, const CodeRows& rows,
+                         const Pruning& pruning, std::size_t k, float* scores, std::int64_t* ids) {
+  const PrunedBatch batch(queries, rows, *pruning.plane, pruning.confidence, k);
+  const std::size_t parts = plan.row_parts;
+  std::vector<std::vector<TopK>> best(parts, std::vector<TopK>(queries.size(), TopK(k)));
+  std::vector<std::vector<std::uint64_t>> certain(
+      parts, std::vector<std::uint64_t>(queries.size(), std::numeric_limits<std::uint64_t>::max()));
+  run_plan(plan, queries.groups(), rows.n,
+           [&](std::size_t p, std::size_t begin, std::size_t end, std::size_t first_group,
+               std::size_t last_group) {
+             batch.scan(begin, end, first_group, last_group, best[p % parts], certain[p % parts]);
+           });
+  std::vector<std::uint8_t> misled(queries.size());
+#pragma omp parallel for schedule(static) if (queries.size() * k > 20000)
+  for (std::size_t q = 0; q < queries.size(); ++q) {
+    std::vector<TopK*> candidates;
+    candidates.reserve(parts);
+    std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();
+    for (std::size_t part = 0; part < parts; ++part) {
+      candidates.push_back(&best[part][q]);
+      limit = std::min(limit, certain[part][q]);
+    }
+    write_best(queries.metric(), candidates, k, scores + q * k, ids + q * k);
+    const std::vector<std::uint64_t>& found = candidates[0]->candidates();
+    misled[q] = found.size() < k || found[k - 1] > limit ? 1 : 0;
+  }
+  for (std::size_t q = 0; q < queries.size(); ++q) {
+    if (misled[q] == 0) continue;
+    search_topk(quantizer, queries.metric(), vectors + q * quantizer.dimension(), 1, rows, k,
+                scores + q * k, ids + q * k);
+  }
 }
 
 }  // namespace
 
 bool can_prune(const Quantizer& quantizer, std::size_t nq, std::size_t n, std::size_t k) {
   constexpr std::size_t kFewest = 16384;  // rows from which two passes beat one
-  return SignPlane::supports(quantizer.options()) && nq <= ScanQueries::kFew && n >= kFewest &&
-         k <= n / 32;
+  const bool long_rows = quantizer.dimension() >= SignPlane::kLongRows;
+  return SignPlane::supports(quantizer.options()) && (nq <= ScanQueries::kFew || long_rows) &&
+         n >= kFewest && k <= n / 32;
 }
 
 void search_topk(const Quantizer& quantizer, Metric metric, const float* queries, std::size_t nq,
@@ -118,6 +155,10 @@ void search_topk(const Quantizer& quantizer, Metric metric, const float* queries
   const ScanQueries prepared(quantizer.impl(), metric, queries, nq);
   const ScanPlan plan(prepared, rows.n);
   if (pruning.plane != nullptr && rows.mask == nullptr && can_prune(quantizer, nq, rows.n, k)) {
+    if (!prepared.few()) {
+      search_pruned_batch(quantizer, prepared, plan, queries, rows, pruning, k, scores, ids);
+      return;
+    }
     const std::size_t d = quantizer.dimension();
     for (std::size_t q = 0; q < nq; ++q) {
       if (!search_pruned(prepared, q, rows, pruning, plan.row_parts, k, scores + q * k,
@@ -140,6 +181,7 @@ void search_topk(const Quantizer& quantizer, Metric metric, const float* queries
 #pragma omp parallel for schedule(static) if (nq * held > 20000)
   for (std::size_t q = 0; q < nq; ++q) {
     std::vector<TopK*> candidates;
+    candidates.reserve(sinks.size());
     for (TopKSink& sink : sinks) candidates.push_back(&sink.best(q));
     write_best(metric, candidates, k, scores + q * k, ids + q * k);
   }

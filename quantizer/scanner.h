@@ -22,7 +22,7 @@ struct CodeRows {
 
 class SignPlane;
 
-/// Lets searches of few queries leave out rows by their sign bits.
+/// Lets searches leave out rows: of few queries by the sign bits, of many by some coordinates.
 struct Pruning {
   /// The signs of all the rows; null scans everything.
   const SignPlane* plane = nullptr;
@@ -38,8 +38,9 @@ bool can_prune(const Quantizer& quantizer, std::size_t nq, std::size_t n, std::s
 /// which can be slightly below 0). Slots that no row fills have id -1 and the lowest (inner
 /// product) or largest (L2) finite float. kL2 needs a quantizer with_norm.
 /// Uses OpenMP threads. Throws std::invalid_argument naming the first query with NaN or infinity.
-/// With pruning, rows.mask null and few queries, a row of the k best can be missing; the scores of
-/// those found are the same.
+/// With pruning and rows.mask null, where can_prune says so, a row of the k best can be missing;
+/// the scores of those found are the same. For many queries which row is missing can depend on the
+/// number of threads, the instruction set and the other queries.
 void search_topk(const Quantizer& quantizer, Metric metric, const float* queries, std::size_t nq,
                  const CodeRows& rows, std::size_t k, float* scores, std::int64_t* ids,
                  const Pruning& pruning = {});

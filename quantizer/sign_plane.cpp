@@ -28,10 +28,14 @@ SignPlane::SignPlane(const Quantizer& quantizer, Metric metric)
   for (std::size_t part = 1; part == 1 || (part <= 8 && whole / part >= kShortest); part *= 2) {
     prefixes_.push_back({whole / part, {}, {}});
   }
+  const std::size_t d = quantizer.dimension();
+  if (d >= kLongRows) {
+    levels_prefix_.row_bytes = kernels::round_up(std::max(d / 8, kLongRows / 2), kBlock) / 8;
+  }
 }
 
 std::size_t SignPlane::bytes() const {
-  std::size_t floats = terms_.size();
+  std::size_t floats = terms_.size() + levels_prefix_.scales.size() + levels_prefix_.spreads.size();
   for (const Prefix& p : prefixes_) floats += p.scales.size() + p.spreads.size();
   return signs_.size() + 4 * floats;
 }
@@ -44,6 +48,10 @@ void SignPlane::extend(const std::uint8_t* codes, std::size_t n) {
   for (Prefix& p : prefixes_) {
     p.scales.resize(blocks * kBlock);
     p.spreads.resize(blocks);
+  }
+  if (has_levels_prefix()) {
+    levels_prefix_.scales.resize(blocks * kBlock);
+    levels_prefix_.spreads.resize(blocks);
   }
   const std::size_t first_block = rows_ / kBlock;
 #pragma omp parallel for schedule(static) if ((n - rows_) * row_bytes() > 100000)
@@ -75,6 +83,17 @@ void SignPlane::fill_block(std::size_t b, std::size_t first, std::size_t last,
       const double rest =
           (static_cast<double>(coordinates) - absolute / c) / static_cast<double>(d);
       p->spreads[b] = std::max(p->spreads[b], static_cast<float>(std::sqrt(std::max(0.0, rest))));
+    }
+    if (has_levels_prefix()) {
+      Prefix& p = levels_prefix_;
+      double of_prefix = 0;
+      for (std::size_t j = 0; j < 8 * p.row_bytes; ++j) of_prefix += levels[j] * levels[j];
+      // A prefix of zeros says nothing: its deviation is infinite.
+      const double c = squares / std::max(of_prefix, 1e-30);
+      const double s = impl.scale(code);
+      p.scales[row] = saturate(c * s);
+      const double rest = s * std::sqrt(std::max(0.0, c - 1) * squares / static_cast<double>(d));
+      p.spreads[b] = std::max(p.spreads[b], saturate(rest));
     }
     if (!terms_.empty()) terms_[row] = impl.term(code, metric_);
     std::uint8_t* to = plane + kernels::sign_position(row % kBlock);

@@ -6,7 +6,8 @@
 // With z the levels of a row, v = sign z in the coordinates that are looked at and 0 in others,
 // c = |z|^2 / <z, v> and r = z - c v, which is orthogonal to z, a row's product s <u, z> is
 // s c <u, v> + s <u, r>: an estimate and an error of mean 0 and deviation s |u_r| |r| / sqrt(d)
-// over the rotation, u_r the part of u orthogonal to z.
+// over the rotation, u_r the part of u orthogonal to z. The same holds for v = z in some
+// coordinates and 0 in others, which is what searches of many queries look at.
 #pragma once
 
 #include <cstddef>
@@ -20,11 +21,14 @@ namespace turboquant {
 
 class SignPlane {
  public:
-  /// The first bytes of each row's signs, and what turns their sums into products.
+  /// Dimension from which searches of many queries have a use for levels_prefix().
+  static constexpr std::size_t kLongRows = 384;
+
+  /// The first coordinates of each row, and what turns their sums into products.
   struct Prefix {
-    std::size_t row_bytes;
+    std::size_t row_bytes;        // of the signs
     AlignedVector<float> scales;  // s c of each row
-    std::vector<float> spreads;   // largest |r| / (c sqrt(d)) in each block
+    std::vector<float> spreads;   // largest |r| / (c sqrt(d)) in each block; times s c for levels
   };
 
   /// Codes of more than one bit whose score comes from levels alone.
@@ -47,6 +51,9 @@ class SignPlane {
   const std::uint8_t* block(std::size_t b) const { return signs_.data() + b * block_bytes(); }
   /// Longest first, which is whole rows.
   const std::vector<Prefix>& prefixes() const { return prefixes_; }
+  /// Of levels instead of signs; empty where rows are so short that it is of no use.
+  bool has_levels_prefix() const { return levels_prefix_.row_bytes != 0; }
+  const Prefix& levels_prefix() const { return levels_prefix_; }
   /// Quantizer::Impl::term of each row where rows have one (else null).
   const float* terms() const { return terms_.empty() ? nullptr : terms_.data(); }
 
@@ -56,6 +63,7 @@ class SignPlane {
   Quantizer quantizer_;
   Metric metric_;
   std::vector<Prefix> prefixes_;
+  Prefix levels_prefix_{0, {}, {}};
   std::size_t rows_ = 0;
   AlignedVector<std::uint8_t> signs_;  // [blocks][row_bytes][64]
   AlignedVector<float> terms_;

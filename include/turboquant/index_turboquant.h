@@ -64,9 +64,11 @@ struct IndexTurboQuant : faiss::IndexFlatCodes {
   /// 0, or above 1/2 and below 1. Not 0: searches of up to 3 queries and without a selector in
   /// 16,384 rows or more look at the sign bits first, and only score rows that those leave in
   /// question; a row at the bound is kept with at least this probability over the random rotation
-  /// (at .999 about one in 10,000 results is missed). Takes ceil(d / 8) + 4 (L2: 8) bytes per
-  /// vector more, made by the first such search. Not written to index files. Codes of 1 bit and the
-  /// qjl estimator are always scanned whole.
+  /// (at .999 about one in 10,000 results is missed). Searches of more queries look at the first
+  /// coordinates likewise where vectors have 384 or more, as long as that is faster. Takes
+  /// ceil(d / 8) + 4 (L2: 8) bytes per vector more, and 4 per length of prefix that is looked at,
+  /// made by the first such search. Not written to index files. Codes of 1 bit and the qjl
+  /// estimator are always scanned whole.
   float prune_confidence = 0;
 
   /// dimension: 1 to 65,536. metric: METRIC_INNER_PRODUCT or METRIC_L2.

@@ -122,6 +122,6 @@ bool enable() {
          syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-const KernelTable kTable = vector_table<FloatLanes>("amx", false, decode, dot_rows, dot_tile);
+const KernelTable kTable = vector_table<FloatLanes>("amx", false, 32, decode, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::amx

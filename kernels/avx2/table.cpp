@@ -65,7 +65,7 @@ void decode_bits(const std::uint8_t* packed, std::size_t d, __m256i table, std::
 void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
             std::int8_t* out) {
   const __m256i t = broadcast_table(table, 0);
-  by_bits(bits, [&](auto b) { decode_bits<decltype(b)::value>(packed, d, t, out); });
+  by_bits(bits, [&](auto b) { decode_bits<decltype(b)::kValue>(packed, d, t, out); });
 }
 
 // Products of 64 unsigned levels with the query, added to four-coordinate sums in int32. Two
@@ -137,7 +137,8 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
   by_bits(table.bits, [&](auto bits) {
     dot_by_four<kPrefetchBytes>(
         codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-          return _mm_add_epi32(dot_four<decltype(bits)::value>(row, d, levels, query.values), bias);
+          return _mm_add_epi32(dot_four<decltype(bits)::kValue>(row, d, levels, query.values),
+                               bias);
         });
   });
 }
@@ -243,6 +244,6 @@ struct FloatLanes {
 
 }  // namespace
 
-const KernelTable kTable = vector_table<FloatLanes>("avx2", true, decode, dot_rows, dot_tile);
+const KernelTable kTable = vector_table<FloatLanes>("avx2", true, 2, decode, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::avx2

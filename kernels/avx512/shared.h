@@ -96,7 +96,7 @@ void decode_bits(const std::uint8_t* packed, std::size_t d, __m512i table, std::
 void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
             std::int8_t* out) {
   const __m512i t = broadcast_table(table, 0);
-  by_bits(bits, [&](auto b) { decode_bits<decltype(b)::value>(packed, d, t, out); });
+  by_bits(bits, [&](auto b) { decode_bits<decltype(b)::kValue>(packed, d, t, out); });
 }
 
 // Sums of the lanes of four registers: transposing adds, then across the quarters.
@@ -143,7 +143,8 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
   by_bits(table.bits, [&](auto bits) {
     dot_by_four<kPrefetchBytes>(
         codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-          return _mm_add_epi32(dot_four<decltype(bits)::value>(row, d, levels, query.values), bias);
+          return _mm_add_epi32(dot_four<decltype(bits)::kValue>(row, d, levels, query.values),
+                               bias);
         });
   });
 }

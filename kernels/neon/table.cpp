@@ -65,7 +65,7 @@ void decode_bits(const std::uint8_t* packed, std::size_t d, int8x16_t table, std
 void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
             std::int8_t* out) {
   const int8x16_t t = vld1q_s8(table);
-  by_bits(bits, [&](auto b) { decode_bits<decltype(b)::value>(packed, d, t, out); });
+  by_bits(bits, [&](auto b) { decode_bits<decltype(b)::kValue>(packed, d, t, out); });
 }
 
 inline int32x4_t dot_block(int32x4_t sum, const int8x16x4_t& levels, const int8x16x4_t& query) {
@@ -102,7 +102,7 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
   const int8x16_t levels = vld1q_s8(table.levels);
   by_bits(table.bits, [&](auto bits) {
     dot_by_four<0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-      return dot_four<decltype(bits)::value>(row, d, levels, query.values);
+      return dot_four<decltype(bits)::kValue>(row, d, levels, query.values);
     });
   });
 }
@@ -166,6 +166,6 @@ struct FloatLanes {
 
 }  // namespace
 
-const KernelTable kTable = vector_table<FloatLanes>("neon", false, decode, dot_rows, dot_tile);
+const KernelTable kTable = vector_table<FloatLanes>("neon", false, 2, decode, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::neon

@@ -259,9 +259,10 @@ void sign_sums(const std::uint8_t* plane, std::size_t n_bytes, const std::uint8_
 
 }  // namespace
 
-const KernelTable kTable = {
-    "scalar", false,   norm_squared,   scale,    multiply,    fwht,        quantize,
-    pack,     max_abs, quantize_query, to_half,  to_float,    dot,         add_scaled,
-    exp_sum,  decode,  dot_rows,       dot_tile, select_tile, select_rows, sign_sums};
+const KernelTable kTable = {"scalar",       false,    1,        norm_squared, scale,
+                            multiply,       fwht,     quantize, pack,         max_abs,
+                            quantize_query, to_half,  to_float, dot,          add_scaled,
+                            exp_sum,        decode,   dot_rows, dot_tile,     select_tile,
+                            select_rows,    sign_sums};
 
 }  // namespace turboquant::kernels::scalar

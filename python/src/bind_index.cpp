@@ -157,9 +157,10 @@ void bind_flat(nb::module_& m) {
       .def_prop_rw("prune_confidence", &PyIndexTurboQuant::prune_confidence,
                    &PyIndexTurboQuant::set_prune_confidence,
                    "0 (scan everything), or above 0.5 and below 1: searches of up to 3 queries in\n"
-                   "16,384 vectors or more look at the sign bits first, several times faster. At\n"
-                   "0.999 about one in 10,000 results is missed. Takes ceil(d / 8) + 4 (l2 and\n"
-                   "centre: 8) bytes per vector more.")
+                   "16,384 vectors or more look at the sign bits first, several times faster, and\n"
+                   "those of more queries at some coordinates of long vectors. At 0.999 about one\n"
+                   "in 10,000 results is missed. Takes ceil(d / 8) + 4 (l2 and centre: 8) bytes\n"
+                   "per vector more, and 4 for each length of prefix that is looked at.")
       .def_prop_ro("bits", [](const PyIndexTurboQuant& self) { return self.flat().options().bits; })
       .def_prop_ro("seed", [](const PyIndexTurboQuant& self) { return self.flat().options().seed; })
       .def_prop_ro("estimator",
