@@ -164,8 +164,8 @@ class PrunedBatch::Part {
 
   void update_cutoff(std::size_t q) {
     const std::uint64_t key = std::min(certain_[q], best_[q].limit());
-    const float bound = key == kNoKey ? std::numeric_limits<float>::quiet_NaN()
-                                      : key_score(queries_.metric(), key);
+    const float bound =
+        key == kNoKey ? std::numeric_limits<float>::quiet_NaN() : key_score(queries_.metric(), key);
     queries_.cutoff(q, bound, &cutoffs_[q - first_query_], &terms_[q - first_query_]);
   }
 
@@ -173,15 +173,13 @@ class PrunedBatch::Part {
   void prune(std::size_t begin, std::size_t end) {
     const std::size_t width = batch_.width_;
     for (std::size_t row = begin; row < end; ++row) {
-      impl_.kernels.decode(batch_.rows_.codes + row * impl_.code_size(), width,
-                           impl_.options.bits, operand_.values,
-                           decoded_.data() + (row - begin) * width);
+      impl_.kernels.decode(batch_.rows_.codes + row * impl_.code_size(), width, impl_.options.bits,
+                           operand_.values, decoded_.data() + (row - begin) * width);
     }
     const std::size_t n = end - begin;
     const std::size_t n_rows = kernels::round_up(n, kLane);
     const float spread = batch_.prefix_.spreads[begin / kBlock];
-    const float* terms =
-        batch_.plane_.terms() != nullptr ? batch_.plane_.terms() + begin : nullptr;
+    const float* terms = batch_.plane_.terms() != nullptr ? batch_.plane_.terms() + begin : nullptr;
     for (std::size_t g = first_group_; g < last_group_; g += kGroups) {
       const std::size_t groups = std::min(kGroups, last_group_ - g);
       impl_.kernels.dot_tile(decoded_.data(), n_rows, width, impl_.levels,
@@ -239,11 +237,11 @@ class PrunedBatch::Part {
   std::vector<TopK>& best_;
   std::vector<std::uint64_t>& certain_;
   const TileLevels operand_;
-  std::vector<float> cutoffs_, terms_;   // [queries of the part]
-  std::vector<std::uint32_t> pending_;   // [queries of the part][kPending]: rows in question
+  std::vector<float> cutoffs_, terms_;  // [queries of the part]
+  std::vector<std::uint32_t> pending_;  // [queries of the part][kPending]: rows in question
   std::vector<std::size_t> n_pending_;
-  AlignedVector<std::int8_t> decoded_;   // [kBlock][width]
-  AlignedVector<std::int32_t> dots_;     // [kGroups][kBlock][kLane]
+  AlignedVector<std::int8_t> decoded_;  // [kBlock][width]
+  AlignedVector<std::int32_t> dots_;    // [kGroups][kBlock][kLane]
   Hit hits_of_tile_[kBlock * kLane];
   std::size_t sample_rows_ = 0;
   std::size_t pairs_ = 0, hits_ = 0;

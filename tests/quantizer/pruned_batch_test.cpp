@@ -45,7 +45,8 @@ TEST_F(PrunedBatchTest, FindsWhatAScanFinds) {
 
 // A low confidence must cost recall: rows are left out, by the bound.
 TEST_F(PrunedBatchTest, ConfidenceIsTheShareKeptAtTheBound) {
-  const Set set = long_set(4, kIp, around_centres(kRows, 1, kLong), around_centres(kBatch, 2, kLong));
+  const Set set =
+      long_set(4, kIp, around_centres(kRows, 1, kLong), around_centres(kBatch, 2, kLong));
   const Answer all = set.search(300, 0, kBatch);
   const double low = kept(all, set.search(300, 0.51f, kBatch), 300);
   EXPECT_LT(low, 0.998);

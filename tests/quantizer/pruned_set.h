@@ -70,8 +70,8 @@ struct Set {
     Pruning pruning;
     if (confidence > 0) pruning = {&plane, confidence};
     for (std::size_t q = 0; q < nq; q += at_once) {
-      search_topk(quantizer, metric, &queries[q * d], std::min(at_once, nq - q), {codes.data(), n, nullptr}, k,
-                  &a.scores[q * k], &a.ids[q * k], pruning);
+      search_topk(quantizer, metric, &queries[q * d], std::min(at_once, nq - q),
+                  {codes.data(), n, nullptr}, k, &a.scores[q * k], &a.ids[q * k], pruning);
     }
     return a;
   }

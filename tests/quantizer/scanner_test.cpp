@@ -21,7 +21,7 @@ using testing::HasSubstr;
 using testing::ThrowsMessage;
 
 struct Data {
-  Data(QuantizerOptions o, std::size_t rows, std::size_t queries)
+  Data(const QuantizerOptions& o, std::size_t rows, std::size_t queries)
       : quantizer(o),
         n(rows),
         nq(queries),

@@ -66,7 +66,7 @@ class CommandLine {
     add_info();
 #ifdef TURBOQUANT_WITH_SERVICE
     remote_ = std::make_unique<RemoteCommands>(
-        app_, RemoteCommands::Host{[this](CLI::App* sub, std::function<void()> work) {
+        app_, RemoteCommands::Host{[this](CLI::App* sub, const std::function<void()>& work) {
                                      sub->callback([this, work] { command_ = work; });
                                    },
                                    [this](CLI::App* sub) { add_common(sub); },

@@ -145,7 +145,7 @@ class StoreSink final : public Sink {
     store_ = value_or_throw(Store::open(options_.data_dir));
     auto found = store_->collection(options_.collection);
     if (absl::IsNotFound(found.status()) && options_.create) {
-      const CollectionOptions made = collection_options(*options_.create);
+      CollectionOptions made = collection_options(*options_.create);
       if (options_.dry_run) return made;
       loader_ = value_or_throw(CollectionLoader::begin(*store_, options_.collection, made));
       return made;
