@@ -14,6 +14,19 @@ namespace {
 constexpr int kWarpVectors = 4;  // that a block takes where a warp takes a vector
 constexpr int kWarpDimension = 2047;
 
+// Magnitudes fall into cells a quarter wide, with at most one threshold in each: whether they reach
+// it decides between two neighbouring ranks.
+struct Cell {
+  float threshold;     // infinity where there is none
+  std::uint32_t rank;  // below the threshold
+};
+constexpr int kCells = 16;
+
+__device__ __forceinline__ int cell_of(float a) {
+  // To the nearest multiple of a quarter: only which cell it is has to be the same for all.
+  return __float_as_int(__fmaf_rn(fminf(a, 3.0f), 4.0f, 8388608.0f)) & (kCells - 1);
+}
+
 // Everything of CodecTables that kernels read.
 struct CodecView {
   RowLayout layout;
@@ -27,8 +40,8 @@ struct CodecView {
   bool with_norm;
   bool normalize;
   int quantizer_bits;
-  float thresholds[8];
-  std::uint32_t magnitudes[2];  // positive levels as bytes
+  Cell cells[kCells];
+  float magnitudes[8];  // positive levels
   float step;
   double step_exact;
   double sqrt_d;
@@ -43,24 +56,6 @@ __device__ float saturate(double value) {
   return value > FLT_MAX ? FLT_MAX : static_cast<float>(value);
 }
 
-// Number of thresholds at or below a. kBits: of the whole code.
-template <int kBits>
-__device__ __forceinline__ int rank_of(float a, const float* t) {
-  if constexpr (kBits <= 1) {
-    return 0;
-  } else if constexpr (kBits == 2) {
-    return a >= t[0] ? 1 : 0;
-  } else if constexpr (kBits == 3) {
-    const bool high = a >= t[1];
-    return (high ? 2 : 0) + (a >= (high ? t[2] : t[0]) ? 1 : 0);
-  } else {
-    const bool half = a >= t[3];
-    const bool quarter = a >= (half ? t[5] : t[1]);
-    const float last = half ? (quarter ? t[6] : t[4]) : (quarter ? t[2] : t[0]);
-    return (half ? 4 : 0) + (quarter ? 2 : 0) + (a >= last ? 1 : 0);
-  }
-}
-
 // The vectors of a block at work: each has floats at y, bytes at codes.
 template <bool kWarp>
 class Worker {
@@ -68,7 +63,12 @@ class Worker {
   static constexpr int kVectors = kWarp ? kWarpVectors : 1;
   using T = Team<kWarp>;
 
-  __device__ Worker(const CodecView& view, char* memory) : v(view), memory_(memory) {}
+  __device__ Worker(const CodecView& view, char* memory, Cell* cells, float* magnitudes)
+      : v(view), memory_(memory), cells_(cells), magnitudes_(magnitudes) {
+    if (threadIdx.x < kCells) cells[threadIdx.x] = view.cells[threadIdx.x];
+    if (threadIdx.x < 8) magnitudes[threadIdx.x] = view.magnitudes[threadIdx.x];
+    // load() has a barrier before they are used.
+  }
 
   __device__ float* y(int vector) const {
     return reinterpret_cast<float*>(memory_ + static_cast<size_t>(vector) * v.bytes_of_vector);
@@ -171,10 +171,13 @@ class Worker {
     each([&](int i) {
       const float value = to[pad(i)];
       const float a = fabsf(value);
-      const int rank = rank_of<kBits>(a, v.thresholds);
-      const std::uint32_t byte =
-          kBits <= 1 ? 1u : __byte_perm(v.magnitudes[0], v.magnitudes[1], rank) & 255u;
-      const float magnitude = __uint_as_float(0x4b000000u | byte) - 8388608.0f;
+      int rank = 0;
+      float magnitude = 1;
+      if constexpr (kBits > 1) {
+        const Cell cell = cells_[cell_of(a)];
+        rank = static_cast<int>(cell.rank) + (cell.threshold <= a ? 1 : 0);
+        magnitude = magnitudes_[rank];
+      }
       constexpr int kHalf = 1 << (kBits - 1);
       const int c = value >= 0 ? kHalf + rank : kHalf - 1 - rank;
       code[i] = static_cast<std::uint8_t>(shift == 0 ? c : code[i] | c << shift);
@@ -257,6 +260,8 @@ class Worker {
 
  private:
   char* memory_;
+  const Cell* cells_;
+  const float* magnitudes_;
 };
 
 template <bool kShared>
@@ -267,13 +272,16 @@ __device__ char* working_memory(char* scratch, size_t bytes) {
 }
 
 template <bool kWarp, bool kShared>
-__global__ void __launch_bounds__(kWarp ? 128 : 512)
+__global__ void __launch_bounds__(kWarp ? 128 : 512, kWarp ? 7 : 1)
     encode_kernel(const __grid_constant__ CodecView v, const float* x, size_t n, RowPointers rows,
                   unsigned long long first_row, unsigned long long* bad_row, char* scratch) {
   using W = Worker<kWarp>;
   __shared__ double norms[W::kVectors];
   __shared__ float sums[W::kVectors];
-  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)));
+  __shared__ Cell cells[kCells];
+  __shared__ float magnitudes_of_ranks[8];
+  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)), cells,
+            magnitudes_of_ranks);
   w.clear_tail();
   for (size_t first = blockIdx.x * static_cast<size_t>(W::kVectors); first < n;
        first += gridDim.x * static_cast<size_t>(W::kVectors)) {
@@ -418,7 +426,10 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512)
   using W = Worker<kWarp>;
   __shared__ double norms[W::kVectors];
   __shared__ float sums[W::kVectors];
-  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)));
+  __shared__ Cell cells[kCells];
+  __shared__ float magnitudes_of_ranks[8];
+  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)), cells,
+            magnitudes_of_ranks);
   for (size_t first = blockIdx.x * static_cast<size_t>(W::kVectors); first < padded_n;
        first += gridDim.x * static_cast<size_t>(W::kVectors)) {
     const size_t query = first + W::slot();
@@ -466,10 +477,11 @@ struct Codec::State {
   int device = 0;
   CodecView view{};
   Buffer rotation, projection, gaussian, centre;
-  bool warp = true;
+  bool warp = true;  // takes a vector; else a block does
   bool shared = true;
   int threads = 0;
   size_t memory_of_block = 0;
+  int multiprocessors = 0;
   int blocks_with_scratch = 0;
   Buffer scratch;  // where shared memory is too small
 };
@@ -503,14 +515,6 @@ RotationView upload(int device, const RotationTable& table, size_t dimension, Bu
   return view;
 }
 
-template <class Kernel>
-void allow_shared(const Kernel& kernel, size_t bytes) {
-  if (bytes > 48 * 1024) {
-    TQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(bytes)));
-  }
-}
-
 }  // namespace
 
 Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<State>()) {
@@ -536,12 +540,16 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
   v.with_norm = tables.with_norm;
   v.normalize = tables.normalize;
   v.quantizer_bits = tables.quantizer_bits;
-  std::copy_n(tables.quantizer.thresholds, 8, v.thresholds);
   const int half = tables.quantizer_bits > 0 ? 1 << (tables.quantizer_bits - 1) : 0;
-  for (int m = 0; m < half; ++m) {
-    const int level = tables.quantizer.levels[half + m];
-    v.magnitudes[m / 4] |= static_cast<std::uint32_t>(level) << (m % 4 * 8);
+  std::uint32_t rank = 0;
+  for (int c = 0; c < kCells; ++c) {
+    const float end = (static_cast<float>(c) + 0.5f) / 4;
+    v.cells[c] = {HUGE_VALF, rank};
+    if (static_cast<int>(rank) + 1 < half && tables.quantizer.thresholds[rank] <= end) {
+      v.cells[c].threshold = tables.quantizer.thresholds[rank++];
+    }
   }
+  for (int m = 0; m < half; ++m) v.magnitudes[m] = tables.quantizer.levels[half + m];
   v.step = static_cast<float>(tables.step);
   v.step_exact = tables.step;
   v.sqrt_d = std::sqrt(static_cast<double>(d));
@@ -554,6 +562,7 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
   s.threads = s.warp ? 32 * kWarpVectors : std::min(512, std::max(128, v.rotation.window / 32));
   s.memory_of_block = static_cast<size_t>(v.bytes_of_vector) * (s.warp ? kWarpVectors : 1);
   const DeviceProperties& properties = device_properties(device);
+  s.multiprocessors = properties.multiprocessors;
   s.shared = s.memory_of_block + 1024 <= properties.shared_bytes_of_block;
   if (!s.shared && s.warp) {
     s.warp = false;
@@ -565,10 +574,10 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
     s.blocks_with_scratch = 2 * properties.multiprocessors;
     s.scratch = Buffer(device, s.memory_of_block * static_cast<size_t>(s.blocks_with_scratch));
   } else {
-    allow_shared(encode_kernel<true, true>, s.memory_of_block);
-    allow_shared(encode_kernel<false, true>, s.memory_of_block);
-    allow_shared(prepare_kernel<true, true>, s.memory_of_block);
-    allow_shared(prepare_kernel<false, true>, s.memory_of_block);
+    allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<true, true>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<false, true>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<true, true>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<false, true>), device);
   }
   TQ_CUDA(cudaDeviceSynchronize());  // the tables are there, whatever stream comes next
 }
@@ -582,11 +591,27 @@ const RowLayout& Codec::layout() const { return state_->view.layout; }
 
 namespace {
 
-// Blocks for n vectors of a kernel.
-unsigned grid_of(const Codec::State& s, size_t n) {
-  const size_t blocks = s.warp ? (n + kWarpVectors - 1) / kWarpVectors : n;
-  const size_t most = s.shared ? size_t{1} << 30 : static_cast<size_t>(s.blocks_with_scratch);
-  return static_cast<unsigned>(std::min(blocks, most));
+// How a kernel for n vectors is launched.
+struct Shape {
+  bool warp;
+  unsigned blocks;
+  unsigned threads;
+  size_t shared;
+};
+
+Shape shape_of(const Codec::State& s, size_t n) {
+  if (!s.shared) {
+    const size_t most = static_cast<size_t>(s.blocks_with_scratch);
+    return {false, static_cast<unsigned>(std::min(n, most)), static_cast<unsigned>(s.threads), 0};
+  }
+  if (s.warp && n > static_cast<size_t>(2 * s.multiprocessors)) {
+    return {true, static_cast<unsigned>((n + kWarpVectors - 1) / kWarpVectors),
+            static_cast<unsigned>(s.threads), s.memory_of_block};
+  }
+  // Few: each is done the sooner by a block of its own.
+  return {false, static_cast<unsigned>(std::min(n, size_t{1} << 30)),
+          static_cast<unsigned>(s.warp ? 128 : s.threads),
+          static_cast<size_t>(s.view.bytes_of_vector)};
 }
 
 }  // namespace
@@ -596,12 +621,12 @@ void Codec::encode(const float* x, std::size_t n, const RowPointers& rows, std::
   if (n == 0) return;
   const State& s = *state_;
   const DeviceGuard guard(s.device);
-  const auto kernel = s.warp     ? encode_kernel<true, true>
+  const Shape shape = shape_of(s, n);
+  const auto kernel = shape.warp ? encode_kernel<true, true>
                       : s.shared ? encode_kernel<false, true>
                                  : encode_kernel<false, false>;
-  kernel<<<grid_of(s, n), static_cast<unsigned>(s.threads), s.shared ? s.memory_of_block : 0,
-           static_cast<cudaStream_t>(stream)>>>(s.view, x, n, rows, first_row, bad_row,
-                                                s.scratch.as<char>());
+  kernel<<<shape.blocks, shape.threads, shape.shared, static_cast<cudaStream_t>(stream)>>>(
+      s.view, x, n, rows, first_row, bad_row, s.scratch.as<char>());
   TQ_CUDA_LAUNCHED("encode_kernel");
 }
 
@@ -611,13 +636,13 @@ void Codec::prepare(const float* x, std::size_t n, const QueryPointers& queries,
   if (n == 0) return;
   const State& s = *state_;
   const DeviceGuard guard(s.device);
-  const auto kernel = s.warp     ? prepare_kernel<true, true>
+  const Shape shape = shape_of(s, (n + 7) / 8 * 8);
+  const auto kernel = shape.warp ? prepare_kernel<true, true>
                       : s.shared ? prepare_kernel<false, true>
                                  : prepare_kernel<false, false>;
   const size_t padded = (n + 7) / 8 * 8;
-  kernel<<<grid_of(s, padded), static_cast<unsigned>(s.threads), s.shared ? s.memory_of_block : 0,
-           static_cast<cudaStream_t>(stream)>>>(s.view, x, n, padded, queries, first_query,
-                                                bad_query, s.scratch.as<char>());
+  kernel<<<shape.blocks, shape.threads, shape.shared, static_cast<cudaStream_t>(stream)>>>(
+      s.view, x, n, padded, queries, first_query, bad_query, s.scratch.as<char>());
   TQ_CUDA_LAUNCHED("prepare_kernel");
 }
 

@@ -24,9 +24,9 @@ Round make_round(bool positional, std::size_t first, std::size_t step, std::size
 std::vector<Round> plan_rounds(std::size_t n, std::size_t tile_rows, std::size_t k,
                                std::size_t capacity) {
   const std::size_t tiles = divide_up(n, tile_rows);
-  const std::size_t room = capacity / tile_rows;
-  if (tiles <= room) return {make_round(true, 0, 1, 0, tiles)};
-  const std::size_t sparse = divide_up(tiles, room);
+  if (tiles <= capacity / tile_rows) return {make_round(true, 0, 1, 0, tiles)};
+  // A larger sample would take longer to select from than it saves in candidates.
+  const std::size_t sparse = divide_up(tiles, capacity / 4 / tile_rows);
   // After a round over a part of the rows, one over `ratio` times as many finds k (ratio - 1) more.
   const std::size_t most = std::max<std::size_t>(2, (capacity - k) / (2 * k));
   int rounds = 1;

@@ -71,6 +71,18 @@ struct Searcher::Batch {
   std::uint32_t* overflow;
 };
 
+namespace {
+
+struct Flags {
+  unsigned long long bad;  // the first query with NaN or infinity, else all ones
+  std::uint32_t overflow;  // 1 when candidates are missing
+  std::uint32_t unused;
+};
+
+}  // namespace
+
+Searcher::Searcher(int device) : device_(device), flags_on_host_(sizeof(Flags)) {}
+
 std::size_t Searcher::search(const SearchTask& task, StreamPointer stream) {
   const DeviceGuard guard(device_);
   const RowLayout& layout = task.codec->layout();
@@ -102,15 +114,10 @@ std::size_t Searcher::search(const SearchTask& task, StreamPointer stream) {
     batch.queries.sign_bias = batch.queries.bias + padded;
     batch.limits = state_.as<std::uint64_t>();
     batch.counts = reinterpret_cast<std::uint32_t*>(batch.limits + batch.n);
-    flags_.reserve(device_, 16);
-    batch.bad = flags_.as<unsigned long long>();
-    batch.overflow = reinterpret_cast<std::uint32_t*>(batch.bad + 1);
-    if (!run(task, batch, stream)) {
-      unsigned long long bad = 0;
-      copy(&bad, batch.bad, sizeof bad, stream);
-      synchronize(stream);
-      return bad;
-    }
+    flags_.reserve(device_, sizeof(Flags));
+    batch.bad = &flags_.as<Flags>()->bad;
+    batch.overflow = &flags_.as<Flags>()->overflow;
+    if (!run(task, batch, stream)) return flags_on_host_.as<Flags>()->bad;
   }
   return kNoQuery;
 }
@@ -118,7 +125,7 @@ std::size_t Searcher::search(const SearchTask& task, StreamPointer stream) {
 // False when a query holds NaN or infinity.
 bool Searcher::run(const SearchTask& task, const Batch& batch, StreamPointer stream) {
   const RowLayout& layout = task.codec->layout();
-  fill(flags_.get(), 0xff, 16, stream);
+  fill(flags_.get(), 0xff, sizeof(Flags), stream);
   const std::size_t eights = (batch.n + 7) / 8 * 8;
   const auto of_tile = static_cast<std::size_t>(batch.kernel->query_tiles) * 8;
   if (batch.n % of_tile != 0 && of_tile > 8) {
@@ -134,11 +141,7 @@ bool Searcher::run(const SearchTask& task, const Batch& batch, StreamPointer str
   task.codec->prepare(task.queries + batch.first * static_cast<std::size_t>(layout.dimension),
                       batch.n, batch.queries, batch.first, batch.bad, stream);
   rounds(task, batch, false, stream);
-  struct {
-    unsigned long long bad;
-    std::uint32_t overflow;
-    std::uint32_t unused;
-  } flags;
+  Flags& flags = *flags_on_host_.as<Flags>();
   copy(&flags, flags_.get(), sizeof flags, stream);
   synchronize(stream);
   if (flags.bad != ~0ull) return false;
@@ -148,6 +151,18 @@ bool Searcher::run(const SearchTask& task, const Batch& batch, StreamPointer str
     synchronize(stream);
   }
   return true;
+}
+
+std::size_t Searcher::resident_blocks(const void* kernel, std::size_t shared) {
+  std::size_t& blocks = resident_[{kernel, shared}];
+  if (blocks == 0) {
+    allow_shared_memory(kernel, device_);
+    int of_one = 0;
+    TQ_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_one, kernel, kScanThreads, shared));
+    blocks = static_cast<std::size_t>(std::max(of_one, 1)) *
+             static_cast<std::size_t>(device_properties(device_).multiprocessors);
+  }
+  return blocks;
 }
 
 void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, StreamPointer stream) {
@@ -180,13 +195,7 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
   select.l2 = task.l2;
 
   const std::size_t shared = shared_bytes(kernel, layout);
-  TQ_CUDA(cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared)));
-  int resident = 0;
-  TQ_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel.function, kScanThreads,
-                                                        shared));
-  const std::size_t slots = static_cast<std::size_t>(std::max(resident, 1)) *
-                            static_cast<std::size_t>(device_properties(device_).multiprocessors);
+  const std::size_t slots = resident_blocks(reinterpret_cast<const void*>(kernel.function), shared);
   const auto of_tile = static_cast<std::size_t>(kernel.query_tiles) * 8;
   const std::size_t query_blocks = (batch.n + of_tile - 1) / of_tile;
   const std::size_t parts = std::max<std::size_t>(1, slots / query_blocks);

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <utility>
 
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/codec.h"
@@ -35,7 +37,7 @@ class Searcher {
  public:
   static constexpr std::size_t kNoQuery = ~std::size_t{0};
 
-  explicit Searcher(int device) : device_(device) {}
+  explicit Searcher(int device);
 
   /// Same scores and order as search_topk of quantizer/scanner.h. Waits for the result. Returns the
   /// first query that holds NaN or infinity (results are then of no use), else kNoQuery. Throws
@@ -50,7 +52,12 @@ class Searcher {
   bool run(const SearchTask& task, const Batch& batch, StreamPointer stream);
   void rounds(const SearchTask& task, const Batch& batch, bool safe, StreamPointer stream);
 
+  /// Blocks of a kernel that the device holds at once.
+  std::size_t resident_blocks(const void* kernel, std::size_t shared);
+
   int device_;
+  std::map<std::pair<const void*, std::size_t>, std::size_t> resident_;
+  PinnedBuffer flags_on_host_;
   Buffer operands_, factors_, keys_, state_, flags_;
   std::size_t repeated_ = 0;
 };

@@ -19,11 +19,50 @@ struct Shared {
   std::uint32_t valid, bin, below, of_bin, kept;
 };
 
+// The candidates of a query: held in registers where they are few enough, else read anew each time.
+template <int kThreads>
+class Candidates {
+ public:
+  __device__ Candidates(const std::uint64_t* keys, std::uint32_t count)
+      : keys_(keys), count_(count), held_(count <= kHeld * kThreads) {
+    if (!held_) return;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const std::uint32_t at = threadIdx.x + i * kThreads;
+      values_[i] = at < count ? keys[at] : kNoKey;
+    }
+  }
+
+  template <class F>
+  __device__ __forceinline__ void each(const F& f) const {
+    if (held_) {
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        if (values_[i] != kNoKey) f(values_[i]);
+      }
+    } else {
+#pragma unroll 4
+      for (std::uint32_t i = threadIdx.x; i < count_; i += kThreads) {
+        const std::uint64_t key = keys_[i];
+        if (key != kNoKey) f(key);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kHeld = kThreads == 1024 ? 8 : 16;
+  const std::uint64_t* keys_;
+  std::uint32_t count_;
+  bool held_;
+  std::uint64_t values_[kHeld];
+};
+
 // Finds the last key of the k smallest, or an upper bound that no other key is below.
 // At least k keys are there. prefix: bits above `shift` that all keys share.
 template <int kThreads>
-__device__ std::uint64_t last_of_best(Shared<kThreads>& s, const std::uint64_t* keys,
-                                      std::uint32_t count, std::uint32_t k) {
+__device__ __forceinline__ std::uint64_t last_of_best(Shared<kThreads>& s,
+                                                      const Candidates<kThreads>& candidates,
+                                                      std::uint32_t k) {
   std::uint32_t need = k;
   const std::uint64_t differing = s.lowest ^ s.highest;
   int top = differing == 0 ? 0 : 64 - __clzll(static_cast<long long>(differing));
@@ -32,11 +71,10 @@ __device__ std::uint64_t last_of_best(Shared<kThreads>& s, const std::uint64_t* 
     const int shift = max(0, top - kDigit);
     for (int i = threadIdx.x; i < kBins; i += kThreads) s.histogram[i] = 0;
     __syncthreads();
-    for (std::uint32_t i = threadIdx.x; i < count; i += kThreads) {
-      const std::uint64_t key = keys[i];
-      if (key == kNoKey || (top < 64 && (key ^ prefix) >> top != 0)) continue;
+    candidates.each([&](std::uint64_t key) {
+      if (top < 64 && (key ^ prefix) >> top != 0) return;
       atomicAdd(&s.histogram[(key >> shift) & ((1u << (top - shift)) - 1)], 1u);
-    }
+    });
     __syncthreads();
     // Each thread sums neighbouring bins, then all of them are added up.
     constexpr int kEach = kBins / kThreads;
@@ -110,13 +148,12 @@ __global__ void __launch_bounds__(kThreads)
   std::uint64_t lowest = kNoKey;
   std::uint64_t highest = 0;
   std::uint32_t valid = 0;
-  for (std::uint32_t i = threadIdx.x; i < count; i += kThreads) {
-    const std::uint64_t key = keys[i];
-    if (key == kNoKey) continue;
+  const Candidates<kThreads> candidates(keys, count);
+  candidates.each([&](std::uint64_t key) {
     lowest = min(lowest, key);
     highest = max(highest, key);
     ++valid;
-  }
+  });
   for (int half = 16; half > 0; half /= 2) {
     lowest = min(lowest, __shfl_xor_sync(0xffffffffu, lowest, half));
     highest = max(highest, __shfl_xor_sync(0xffffffffu, highest, half));
@@ -131,14 +168,13 @@ __global__ void __launch_bounds__(kThreads)
   const std::uint32_t k = min(a.k, s.valid);
   std::uint64_t last = kNoKey - 1;
   if (s.valid > k) {
-    last = last_of_best(s, keys, count, k);
+    last = last_of_best(s, candidates, k);
   } else if (s.valid == a.k) {
     last = s.highest;
   }
-  for (std::uint32_t i = threadIdx.x; i < count; i += kThreads) {
-    const std::uint64_t key = keys[i];
+  candidates.each([&](std::uint64_t key) {
     if (key <= last) s.best[atomicAdd(&s.kept, 1u)] = key;
-  }
+  });
   __syncthreads();
   if constexpr (!kLast) {
     for (std::uint32_t i = threadIdx.x; i < k; i += kThreads) keys[i] = s.best[i];

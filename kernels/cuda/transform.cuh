@@ -31,8 +31,13 @@ struct Team {
   }
 };
 
-// kStages stages from `span` on, in registers. The first pass of a round also applies the signs.
-template <bool kWarp, int kStages, bool kFirst>
+// Where the elements of a pass lie: neighbours, 32 or a multiple of it apart, or anyhow. In the
+// first three cases their padded places are a constant apart, if the window begins at a multiple
+// of 32.
+enum class Span { kOne, k32, kMultiple, kAny };
+
+// kStages stages from a span on, in registers. The first pass of a round also applies the signs.
+template <bool kWarp, int kStages, bool kFirst, Span kSpan>
 __device__ __forceinline__ void transform_pass(float* y, int offset, const RotationView& r,
                                                const std::uint32_t* signs, int log_span) {
   constexpr int kRadix = 1 << kStages;
@@ -40,9 +45,21 @@ __device__ __forceinline__ void transform_pass(float* y, int offset, const Rotat
   const int below = (1 << log_span) - 1;
   for (int w = Team<kWarp>::thread(); w < items; w += Team<kWarp>::size()) {
     const int base = ((w & ~below) << kStages) | (w & below);
+    float* const first = y + pad(offset + base);
+    const auto at = [&](int e) -> float& {
+      if constexpr (kSpan == Span::kOne) {
+        return first[e];
+      } else if constexpr (kSpan == Span::k32) {
+        return first[33 * e];
+      } else if constexpr (kSpan == Span::kMultiple) {
+        return first[e * pad(1 << log_span)];
+      } else {
+        return y[pad(offset + base + (e << log_span))];
+      }
+    };
     float v[kRadix];
 #pragma unroll
-    for (int e = 0; e < kRadix; ++e) v[e] = y[pad(offset + base + (e << log_span))];
+    for (int e = 0; e < kRadix; ++e) v[e] = at(e);
     if constexpr (kFirst) {
       const std::uint32_t minus = ~(signs[base >> 5] >> (base & 31));
 #pragma unroll
@@ -62,43 +79,36 @@ __device__ __forceinline__ void transform_pass(float* y, int offset, const Rotat
       }
     }
 #pragma unroll
-    for (int e = 0; e < kRadix; ++e) y[pad(offset + base + (e << log_span))] = v[e];
+    for (int e = 0; e < kRadix; ++e) at(e) = v[e];
   }
 }
 
-template <bool kWarp, bool kFirst>
+template <bool kWarp, bool kFirst, Span kSpan>
 __device__ __forceinline__ void transform_stages(float* y, int offset, const RotationView& r,
                                                  const std::uint32_t* signs, int log_span,
                                                  int stages) {
   switch (stages) {
     case 0:
-    case 1: {
-      if (stages == 1) {
-        transform_pass<kWarp, 1, kFirst>(y, offset, r, signs, log_span);
-      } else {
-        transform_pass<kWarp, 0, kFirst>(y, offset, r, signs, log_span);
-      }
-      break;
-    }
+      return transform_pass<kWarp, 0, kFirst, kSpan>(y, offset, r, signs, log_span);
+    case 1:
+      return transform_pass<kWarp, 1, kFirst, kSpan>(y, offset, r, signs, log_span);
     case 2:
-      transform_pass<kWarp, 2, kFirst>(y, offset, r, signs, log_span);
-      break;
+      return transform_pass<kWarp, 2, kFirst, kSpan>(y, offset, r, signs, log_span);
     case 3:
-      transform_pass<kWarp, 3, kFirst>(y, offset, r, signs, log_span);
-      break;
+      return transform_pass<kWarp, 3, kFirst, kSpan>(y, offset, r, signs, log_span);
     case 4:
-      transform_pass<kWarp, 4, kFirst>(y, offset, r, signs, log_span);
-      break;
+      return transform_pass<kWarp, 4, kFirst, kSpan>(y, offset, r, signs, log_span);
     default:
-      transform_pass<kWarp, 5, kFirst>(y, offset, r, signs, log_span);
+      return transform_pass<kWarp, 5, kFirst, kSpan>(y, offset, r, signs, log_span);
   }
 }
 
 /// y = R y. Ends with a synchronization of the team.
 template <bool kWarp>
 __device__ void rotate(float* y, const RotationView& r) {
-  // Few, even passes: of up to 5 stages where that keeps a warp busy, else of up to 3.
-  const int most = r.log_window >= 10 ? 5 : 3;
+  // Few, even passes, of as many stages as leave work for all threads.
+  const int most = kWarp ? (r.log_window >= 10 ? 5 : 3)
+                         : min(5, max(2, r.log_window - (31 - __clz(blockDim.x))));
   const int passes = r.log_window == 0 ? 1 : (r.log_window + most - 1) / most;
   const int words = (r.window + 31) / 32;
   for (int round = 0; round < r.rounds; ++round) {
@@ -107,10 +117,17 @@ __device__ void rotate(float* y, const RotationView& r) {
     for (int pass = 0; pass < passes; ++pass) {
       const int stages = (r.log_window - log_span + passes - pass - 1) / (passes - pass);
       const std::uint32_t* signs = r.signs + round * words;
-      if (pass == 0) {
-        transform_stages<kWarp, true>(y, offset, r, signs, 0, stages);
+      const bool aligned = offset % 32 == 0;
+      if (pass == 0 && aligned) {
+        transform_stages<kWarp, true, Span::kOne>(y, offset, r, signs, 0, stages);
+      } else if (pass == 0) {
+        transform_stages<kWarp, true, Span::kAny>(y, offset, r, signs, 0, stages);
+      } else if (aligned && log_span == 5 && stages == 5) {
+        transform_pass<kWarp, 5, false, Span::k32>(y, offset, r, signs, log_span);
+      } else if (aligned && log_span >= 5) {
+        transform_stages<kWarp, false, Span::kMultiple>(y, offset, r, signs, log_span, stages);
       } else {
-        transform_stages<kWarp, false>(y, offset, r, signs, log_span, stages);
+        transform_stages<kWarp, false, Span::kAny>(y, offset, r, signs, log_span, stages);
       }
       log_span += stages;
       Team<kWarp>::sync();
