@@ -86,16 +86,30 @@ class Worker {
     for (int i = T::thread(); i < d(); i += T::size()) f(i);
   }
 
+  // f(element) for all elements of y.
+  template <class F>
+  __device__ void each_by_four(float* to, const F& f) const {
+    if (d() % 4 != 0) {
+      each([&](int i) { f(to[pad(i)]); });
+      return;
+    }
+    for (int i = T::thread(); i < d() / 4; i += T::size()) {
+      auto& at = *reinterpret_cast<float4*>(to + pad(4 * i));
+      float4 four = at;
+      f(four.x);
+      f(four.y);
+      f(four.z);
+      f(four.w);
+      at = four;
+    }
+  }
+
   __device__ void load(const float* x) const {
     float* to = y();
     if (d() % 4 == 0 && reinterpret_cast<std::uintptr_t>(x) % 16 == 0) {
       for (int i = T::thread(); i < d() / 4; i += T::size()) {
         const float4 four = __ldcs(reinterpret_cast<const float4*>(x) + i);
-        float* at = to + pad(4 * i);
-        at[0] = four.x;
-        at[1] = four.y;
-        at[2] = four.z;
-        at[3] = four.w;
+        *reinterpret_cast<float4*>(to + pad(4 * i)) = four;
       }
     } else {
       each([&](int i) { to[pad(i)] = x[i]; });
@@ -119,7 +133,7 @@ class Worker {
 
   __device__ void scale(double factor) const {
     float* to = y();
-    each([&](int i) { to[pad(i)] = static_cast<float>(to[pad(i)] * factor); });
+    each_by_four(to, [&](float& value) { value = static_cast<float>(value * factor); });
     T::sync();
   }
 
@@ -168,25 +182,46 @@ class Worker {
   __device__ void quantize_by(int shift) const {
     float* to = y();
     std::uint8_t* code = codes();
-    each([&](int i) {
-      const float value = to[pad(i)];
-      const float a = fabsf(value);
-      int rank = 0;
-      float magnitude = 1;
-      if constexpr (kBits > 1) {
-        const Cell cell = cells_[cell_of(a)];
-        rank = static_cast<int>(cell.rank) + (cell.threshold <= a ? 1 : 0);
-        magnitude = magnitudes_[rank];
-      }
-      constexpr int kHalf = 1 << (kBits - 1);
-      const int c = value >= 0 ? kHalf + rank : kHalf - 1 - rank;
-      code[i] = static_cast<std::uint8_t>(shift == 0 ? c : code[i] | c << shift);
-      if constexpr (kResidual) {
-        to[pad(i)] = value - v.step * (value >= 0 ? magnitude : -magnitude);
-      } else {
-        to[pad(i)] = a * magnitude;
-      }
-    });
+    if (d() % 4 != 0) {
+      each([&](int i) {
+        const std::uint32_t c = code_of<kBits, kResidual>(to[pad(i)]);
+        code[i] = static_cast<std::uint8_t>(shift == 0 ? c : code[i] | c << shift);
+      });
+      return;
+    }
+    for (int i = T::thread(); i < d() / 4; i += T::size()) {
+      auto& at = *reinterpret_cast<float4*>(to + pad(4 * i));
+      float4 four = at;
+      std::uint32_t c = code_of<kBits, kResidual>(four.x);
+      c |= code_of<kBits, kResidual>(four.y) << 8;
+      c |= code_of<kBits, kResidual>(four.z) << 16;
+      c |= code_of<kBits, kResidual>(four.w) << 24;
+      at = four;
+      auto& codes_of_four = *reinterpret_cast<std::uint32_t*>(code + 4 * i);
+      codes_of_four = shift == 0 ? c : codes_of_four | c << shift;
+    }
+  }
+
+  // The code of a value, which becomes its product with its level or, with kResidual, what the
+  // level leaves.
+  template <int kBits, bool kResidual>
+  __device__ __forceinline__ std::uint32_t code_of(float& value) const {
+    const float a = fabsf(value);
+    std::uint32_t rank = 0;
+    float magnitude = 1;
+    if constexpr (kBits > 1) {
+      const Cell cell = cells_[cell_of(a)];
+      rank = cell.rank + (cell.threshold <= a ? 1 : 0);
+      magnitude = magnitudes_[rank];
+    }
+    constexpr std::uint32_t kHalf = 1 << (kBits - 1);
+    const bool plus = value >= 0;
+    if constexpr (kResidual) {
+      value = value - v.step * (plus ? magnitude : -magnitude);
+    } else {
+      value = a * magnitude;
+    }
+    return (kHalf | rank) ^ (plus ? 0 : 2 * kHalf - 1);
   }
 
   template <bool kResidual>
@@ -272,7 +307,7 @@ __device__ char* working_memory(char* scratch, size_t bytes) {
 }
 
 template <bool kWarp, bool kShared>
-__global__ void __launch_bounds__(kWarp ? 128 : 512, kWarp ? 7 : 1)
+__global__ void __launch_bounds__(kWarp ? 128 : 512, kWarp ? 6 : 1)
     encode_kernel(const __grid_constant__ CodecView v, const float* x, size_t n, RowPointers rows,
                   unsigned long long first_row, unsigned long long* bad_row, char* scratch) {
   using W = Worker<kWarp>;
@@ -557,6 +592,7 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
   v.offsets[0] = tables.bits == 4 ? tables.levels.offset : 0;
   v.offsets[1] = tables.bits == 4 ? tables.signs.offset : 0;
   v.pitch = (pad(v.layout.blocks * 64) + 4) / 4 * 4;
+  static_assert(pad(64) % 4 == 0);
   v.bytes_of_vector = v.pitch * 4 * (v.gaussian != nullptr ? 2 : 1) + v.layout.blocks * 64;
   s.warp = d <= kWarpDimension;
   s.threads = s.warp ? 32 * kWarpVectors : std::min(512, std::max(128, v.rotation.window / 32));

@@ -15,7 +15,8 @@ struct RotationView {
   int shift;  // where the window of odd rounds begins
 };
 
-__host__ __device__ constexpr int pad(int i) { return i + (i >> 5); }
+// Four after every 32, so that four neighbours from a multiple of four on are one access.
+__host__ __device__ constexpr int pad(int i) { return i + (i >> 5 << 2); }
 
 /// Threads that share a vector: a warp, or the block.
 template <bool kWarp>
@@ -50,7 +51,7 @@ __device__ __forceinline__ void transform_pass(float* y, int offset, const Rotat
       if constexpr (kSpan == Span::kOne) {
         return first[e];
       } else if constexpr (kSpan == Span::k32) {
-        return first[33 * e];
+        return first[36 * e];
       } else if constexpr (kSpan == Span::kMultiple) {
         return first[e * pad(1 << log_span)];
       } else {
@@ -58,8 +59,20 @@ __device__ __forceinline__ void transform_pass(float* y, int offset, const Rotat
       }
     };
     float v[kRadix];
+    constexpr bool kByFour = kSpan == Span::kOne && kRadix >= 4;
+    if constexpr (kByFour) {
 #pragma unroll
-    for (int e = 0; e < kRadix; ++e) v[e] = at(e);
+      for (int e = 0; e < kRadix; e += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(first + e);
+        v[e] = four.x;
+        v[e + 1] = four.y;
+        v[e + 2] = four.z;
+        v[e + 3] = four.w;
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < kRadix; ++e) v[e] = at(e);
+    }
     if constexpr (kFirst) {
       const std::uint32_t minus = ~(signs[base >> 5] >> (base & 31));
 #pragma unroll
@@ -78,8 +91,15 @@ __device__ __forceinline__ void transform_pass(float* y, int offset, const Rotat
         v[e + span] = a - b;
       }
     }
+    if constexpr (kByFour) {
 #pragma unroll
-    for (int e = 0; e < kRadix; ++e) at(e) = v[e];
+      for (int e = 0; e < kRadix; e += 4) {
+        *reinterpret_cast<float4*>(first + e) = make_float4(v[e], v[e + 1], v[e + 2], v[e + 3]);
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < kRadix; ++e) at(e) = v[e];
+    }
   }
 }
 
@@ -144,8 +164,15 @@ __device__ void norms_squared(const float* y, int pitch, int d, double* out) {
     const float* v = y + (threadIdx.x / 8) * pitch;
     const int lane = threadIdx.x % 8;
     double sum = 0;
-#pragma unroll 8
-    for (int i = lane; i < d; i += 8) {
+    const float* at = v + lane;  // 64 elements are 72 apart
+    for (int m = 0; m < d / 64; ++m, at += pad(64)) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const double x = at[pad(8 * j)];
+        sum += x * x;
+      }
+    }
+    for (int i = d / 64 * 64 + lane; i < d; i += 8) {
       const double x = v[pad(i)];
       sum += x * x;
     }
@@ -164,8 +191,12 @@ __device__ void lane_sums(const float* y, int pitch, int d, const float* by, flo
     const int lane = threadIdx.x % 16;
     float sum = 0;
     if (by == nullptr) {
-#pragma unroll 8
-      for (int i = lane; i < d; i += 16) sum += v[pad(i)];
+      const float* at = v + lane;
+      for (int m = 0; m < d / 64; ++m, at += pad(64)) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sum += at[pad(16 * j)];
+      }
+      for (int i = d / 64 * 64 + lane; i < d; i += 16) sum += v[pad(i)];
     } else {
 #pragma unroll 8
       for (int i = lane; i < d; i += 16) sum += by[i] * v[pad(i)];
