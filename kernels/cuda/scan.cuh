@@ -27,6 +27,37 @@ __device__ __forceinline__ void multiply_add(std::int32_t (&c)[4], std::uint32_t
   }
 }
 
+// Four registers of levels of each row times what lies at b for each tile of queries. Products that
+// add to the same sums are kept apart: each waits for the one before.
+template <bool kUnsigned, int kRowTiles, int kQueryTiles>
+__device__ __forceinline__ void multiply_quad(std::int32_t (&dots)[kRowTiles][kQueryTiles][4],
+                                              const std::uint32_t (&levels)[2 * kRowTiles][4],
+                                              const uint4* b) {
+  constexpr int kAtOnce = kQueryTiles % 2 == 0 ? 2 : 1;
+#pragma unroll
+  for (int first = 0; first < kQueryTiles; first += kAtOnce) {
+    uint4 of_tile[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) of_tile[i] = b[(first + i) * 32];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+        multiply_add<kUnsigned>(dots[m][first + i], levels[2 * m][0], levels[2 * m + 1][0],
+                                levels[2 * m][1], levels[2 * m + 1][1], of_tile[i].x, of_tile[i].y);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+        multiply_add<kUnsigned>(dots[m][first + i], levels[2 * m][2], levels[2 * m + 1][2],
+                                levels[2 * m][3], levels[2 * m + 1][3], of_tile[i].z, of_tile[i].w);
+      }
+    }
+  }
+}
+
 // What a block keeps of a query. A pair is looked at closely unless
 // float(dot) * row_scale - row_term * term <= cutoff.
 struct QueryFactors {
@@ -114,8 +145,8 @@ __device__ __noinline__ void offer_four(const ScanArgs& a, const QueryFactors* f
 
 // kGroups: of chunks that are loaded ahead.
 template <int kBits, int kRowTiles, int kQueryTiles, bool kTwoParts, bool kShared, int kGroups,
-          int kMinBlocks>
-__global__ void __launch_bounds__(kScanThreads, kMinBlocks)
+          int kWarps, int kMinBlocks>
+__global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
     scan_kernel(const __grid_constant__ ScanArgs a) {
   constexpr int kRows = 2 * kRowTiles;  // of a lane: 8 apart
   constexpr int kTile = 16 * kRowTiles;
@@ -141,14 +172,18 @@ __global__ void __launch_bounds__(kScanThreads, kMinBlocks)
                     static_cast<std::size_t>(blockIdx.y) * kQueryTiles * tile_words;
   }
   if constexpr (kShared) {
-    for (int i = threadIdx.x; i < kQueryTiles * tile_words; i += kScanThreads) {
-      staged[i] = operands[i];
-      if constexpr (kTwoParts) staged[kQueryTiles * tile_words + i] = sign_operands[i];
+    // The tiles of a quad next to one another, so that their places are constants apart.
+    for (int i = threadIdx.x; i < kQueryTiles * tile_words; i += 32 * kWarps) {
+      const int t = i / tile_words;
+      const int at = i - t * tile_words;
+      const int to = (at / 32 * kQueryTiles + t) * 32 + at % 32;
+      staged[to] = operands[i];
+      if constexpr (kTwoParts) staged[kQueryTiles * tile_words + to] = sign_operands[i];
     }
     operands = staged;
     if constexpr (kTwoParts) sign_operands = staged + kQueryTiles * tile_words;
   }
-  for (int i = threadIdx.x; i < kQueries; i += kScanThreads) {
+  for (int i = threadIdx.x; i < kQueries; i += 32 * kWarps) {
     const std::uint32_t q = first_query + i;
     QueryFactors f{};
     f.cutoff = INFINITY;  // nothing passes
@@ -170,7 +205,7 @@ __global__ void __launch_bounds__(kScanThreads, kMinBlocks)
   const int lane = threadIdx.x % 32;
   const int row_of_lane = lane / kLanesOfRow;
   const int chunk_of_lane = lane % kLanesOfRow;
-  const std::uint32_t stride = gridDim.x * kScanWarps;
+  const std::uint32_t stride = gridDim.x * kWarps;
 
   // The next tile from item j on that has rows to consider.
   const auto skip = [&](std::uint32_t j) {
@@ -203,7 +238,7 @@ __global__ void __launch_bounds__(kScanThreads, kMinBlocks)
     }
   };
 
-  std::uint32_t item = skip(blockIdx.x * kScanWarps + threadIdx.x / 32);
+  std::uint32_t item = skip(blockIdx.x * kWarps + threadIdx.x / 32);
   if (item < a.round.tiles) {
     move_to(item);
     fetch(0);
@@ -248,7 +283,6 @@ __global__ void __launch_bounds__(kScanThreads, kMinBlocks)
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
         if (kGroups > 1 && group + g >= groups) break;
-        const int at = (group + g) * kQuads * 32 + lane;
 #pragma unroll kUnrolledPairs
         for (int pair = 0; pair < kQuads / 2; ++pair) {
 #pragma unroll
@@ -259,33 +293,14 @@ __global__ void __launch_bounds__(kScanThreads, kMinBlocks)
             for (int r = 0; r < kRows; ++r) {
               decode_quad<kBits>(chunks[g][r], quad, a.levels, levels[r]);
             }
-#pragma unroll
-            for (int t = 0; t < kQueryTiles; ++t) {
-              const uint4 b = operands[t * tile_words + at + quad * 32];
-#pragma unroll
-              for (int m = 0; m < kRowTiles; ++m) {
-                multiply_add<kUnsigned>(dots[m][t], levels[2 * m][0], levels[2 * m + 1][0],
-                                        levels[2 * m][1], levels[2 * m + 1][1], b.x, b.y);
-                multiply_add<kUnsigned>(dots[m][t], levels[2 * m][2], levels[2 * m + 1][2],
-                                        levels[2 * m][3], levels[2 * m + 1][3], b.z, b.w);
-              }
-            }
+            const int at = (((group + g) * kQuads + quad) * kQueryTiles) * 32 + lane;
+            multiply_quad<kUnsigned>(dots, levels, operands + at);
             if constexpr (kTwoParts) {
 #pragma unroll
               for (int r = 0; r < kRows; ++r) {
                 decode_quad<kBits>(chunks[g][r], quad, a.signs, levels[r]);
               }
-#pragma unroll
-              for (int t = 0; t < kQueryTiles; ++t) {
-                const uint4 b = sign_operands[t * tile_words + at + quad * 32];
-#pragma unroll
-                for (int m = 0; m < kRowTiles; ++m) {
-                  multiply_add<kUnsigned>(sign_dots[m][t], levels[2 * m][0], levels[2 * m + 1][0],
-                                          levels[2 * m][1], levels[2 * m + 1][1], b.x, b.y);
-                  multiply_add<kUnsigned>(sign_dots[m][t], levels[2 * m][2], levels[2 * m + 1][2],
-                                          levels[2 * m][3], levels[2 * m + 1][3], b.z, b.w);
-                }
-              }
+              multiply_quad<kUnsigned>(sign_dots, levels, sign_operands + at);
             }
           }
         }
@@ -329,15 +344,19 @@ __global__ void __launch_bounds__(kScanThreads, kMinBlocks)
 template <int kBits>
 const ScanKernel* scan_kernels() {
   static const ScanKernel kernels[] = {
-      {scan_kernel<kBits, 1, 1, false, false, 2, 2>, 1, 1, false, false},
-      {scan_kernel<kBits, 1, 1, false, true, 2, 2>, 1, 1, false, true},
-      {scan_kernel<kBits, 1, 2, false, true, 2, 2>, 1, 2, false, true},
-      {scan_kernel<kBits, 1, 4, false, true, 2, 2>, 1, 4, false, true},
-      {scan_kernel<kBits, 1, 8, false, true, 1, 2>, 1, 8, false, true},
-      {scan_kernel<kBits, 2, 16, false, true, 1, 1>, 2, 16, false, true},
-      {scan_kernel<kBits, 1, 1, true, false, 1, 2>, 1, 1, true, false},
-      {scan_kernel<kBits, 1, 4, true, true, 1, 2>, 1, 4, true, true},
-      {nullptr, 0, 0, false, false}};
+      {scan_kernel<kBits, 1, 1, false, false, 2, 8, 2>, 1, 1, 8, false, false},
+      {scan_kernel<kBits, 1, 1, false, true, 2, 8, 2>, 1, 1, 8, false, true},
+      {scan_kernel<kBits, 1, 2, false, true, 2, 8, 2>, 1, 2, 8, false, true},
+      {scan_kernel<kBits, 1, 4, false, true, 2, 8, 2>, 1, 4, 8, false, true},
+      {scan_kernel<kBits, 1, 8, false, true, 1, 8, 2>, 1, 8, 8, false, true},
+#ifdef TQ_NARROW
+      {scan_kernel<kBits, 1, 16, false, true, 1, 16, 1>, 1, 16, 16, false, true},
+#else
+      {scan_kernel<kBits, 2, 16, false, true, 1, 8, 1>, 2, 16, 8, false, true},
+#endif
+      {scan_kernel<kBits, 1, 1, true, false, 1, 8, 2>, 1, 1, 8, true, false},
+      {scan_kernel<kBits, 1, 4, true, true, 1, 8, 2>, 1, 4, 8, true, true},
+      {nullptr, 0, 0, 0, false, false}};
   return kernels;
 }
 

@@ -53,7 +53,7 @@ class Searcher {
   void rounds(const SearchTask& task, const Batch& batch, bool safe, StreamPointer stream);
 
   /// Blocks of a kernel that the device holds at once.
-  std::size_t resident_blocks(const void* kernel, std::size_t shared);
+  std::size_t resident_blocks(const void* kernel, int warps, std::size_t shared);
 
   int device_;
   std::map<std::pair<const void*, std::size_t>, std::size_t> resident_;

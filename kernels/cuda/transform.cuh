@@ -123,9 +123,64 @@ __device__ __forceinline__ void transform_stages(float* y, int offset, const Rot
   }
 }
 
+// All rounds of a window of 32 kEach coordinates, by a warp: kEach neighbours a lane, and stages
+// between lanes by exchange.
+template <int kEach>
+__device__ __forceinline__ void rotate_in_registers(float* y, const RotationView& r) {
+  const int lane = threadIdx.x % 32;
+  for (int round = 0; round < r.rounds; ++round) {
+    const int first = (round % 2 == 0 ? 0 : r.shift) + lane * kEach;
+    const int bit = lane * kEach;
+    const std::uint32_t minus = ~(r.signs[round * kEach + bit / 32] >> (bit % 32));
+    float v[kEach];
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const float scaled = y[pad(first + e)] * r.size;
+      v[e] = __int_as_float(__float_as_int(scaled) ^ (minus << (31 - e) & 0x80000000u));
+    }
+#pragma unroll
+    for (int span = 1; span < kEach; span *= 2) {
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        if ((e & span) != 0) continue;
+        const float a = v[e];
+        const float b = v[e + span];
+        v[e] = a + b;
+        v[e + span] = a - b;
+      }
+    }
+#pragma unroll
+    for (int span = 1; span < 32; span *= 2) {
+      const std::uint32_t negate = (lane & span) != 0 ? 0x80000000u : 0u;
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        const float other = __shfl_xor_sync(0xffffffffu, v[e], span);
+        v[e] = other + __int_as_float(__float_as_int(v[e]) ^ negate);
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) y[pad(first + e)] = v[e];
+    __syncwarp();
+  }
+}
+
 /// y = R y. Ends with a synchronization of the team.
 template <bool kWarp>
 __device__ void rotate(float* y, const RotationView& r) {
+  if constexpr (kWarp) {
+    switch (r.window) {
+      case 32:
+        return rotate_in_registers<1>(y, r);
+      case 64:
+        return rotate_in_registers<2>(y, r);
+      case 128:
+        return rotate_in_registers<4>(y, r);
+      case 256:
+        return rotate_in_registers<8>(y, r);
+      default:
+        break;
+    }
+  }
   // Few, even passes, of as many stages as leave work for all threads.
   const int most = kWarp ? (r.log_window >= 10 ? 5 : 3)
                          : min(5, max(2, r.log_window - (31 - __clz(blockDim.x))));
