@@ -384,4 +384,87 @@ std::unique_ptr<IndexTurboQuant> index_gpu_to_cpu(const GpuIndexTurboQuant& inde
   return copied;
 }
 
+namespace {
+
+/// The k best of one query, of the parts seen so far.
+class Merged {
+ public:
+  Merged(bool l2, std::int64_t k, float* scores, std::int64_t* ids)
+      : l2_(l2), k_(static_cast<std::size_t>(k)), scores_(scores), ids_(ids) {}
+
+  /// What a part found, best first; its rows count from first_row.
+  void add(const float* scores, const std::int64_t* ids, std::int64_t first_row) {
+    std::vector<std::pair<float, std::int64_t>> best;
+    std::size_t ours = 0;
+    std::size_t theirs = 0;
+    const auto left = [this](const std::int64_t* of, std::size_t i) {
+      return i < k_ && of[i] >= 0;
+    };
+    while (best.size() < k_ && (left(ids_, ours) || left(ids, theirs))) {
+      // Rows of earlier parts come first among equals.
+      const bool take_ours =
+          left(ids_, ours) && (!left(ids, theirs) || !better(scores[theirs], scores_[ours]));
+      if (take_ours) {
+        best.emplace_back(scores_[ours], ids_[ours]);
+        ++ours;
+      } else {
+        best.emplace_back(scores[theirs], ids[theirs] + first_row);
+        ++theirs;
+      }
+    }
+    for (std::size_t i = 0; i < best.size(); ++i) {
+      scores_[i] = best[i].first;
+      ids_[i] = best[i].second;
+    }
+  }
+
+ private:
+  bool better(float a, float b) const { return l2_ ? a < b : a > b; }
+
+  bool l2_;
+  std::size_t k_;
+  float* scores_;
+  std::int64_t* ids_;
+};
+
+}  // namespace
+
+void search_in_parts(int device, const IndexTurboQuant& index, std::int64_t n, const float* x,
+                     std::int64_t k, float* distances, std::int64_t* labels,
+                     const faiss::SearchParameters* params, std::size_t device_bytes) {
+  GpuIndexTurboQuant part(index.d, index.options(), index.metric_type, device);
+  const std::vector<float> centre = index.centre();
+  if (!centre.empty()) part.set_centre(centre.data());
+  // The first part, which is empty, checks the arguments and fills the results with no row.
+  part.search(n, x, k, distances, labels);
+  if (n == 0) return;
+  const auto total = static_cast<std::size_t>(index.ntotal);
+  const std::size_t size = index.code_size;
+  const std::size_t row_bytes = translate_cuda_errors([&] {
+    if (device_bytes == 0) device_bytes = cuda::free_memory(device) / 2;
+    return GpuRows(device, index.codec().impl()).row_bytes();
+  });
+  const std::size_t most = std::max<std::size_t>(64, device_bytes / row_bytes / 64 * 64);
+  std::vector<std::uint64_t> mask;
+  if (params != nullptr && params->sel != nullptr) mask = selector_mask(*params->sel, total);
+  std::vector<float> scores(static_cast<std::size_t>(n * k));
+  std::vector<std::int64_t> ids(scores.size());
+  part.reserve(static_cast<std::int64_t>(std::min(most, total)));
+  for (std::size_t first = 0; first < total; first += most) {
+    const std::size_t count = std::min(most, total - first);
+    part.remove_ids(faiss::IDSelectorRange(0, part.ntotal));
+    part.add_codes(static_cast<std::int64_t>(count), index.codes.data() + first * size);
+    // Of whole words: parts begin at multiples of 64 rows.
+    const faiss::IDSelectorBitmap selector(
+        (count + 7) / 8, reinterpret_cast<const std::uint8_t*>(mask.data() + first / 64));
+    faiss::SearchParameters selected;
+    selected.sel = const_cast<faiss::IDSelectorBitmap*>(&selector);
+    part.search(n, x, k, scores.data(), ids.data(), mask.empty() ? nullptr : &selected);
+    for (std::int64_t q = 0; q < n; ++q) {
+      Merged(index.metric_type == faiss::METRIC_L2, k, distances + q * k, labels + q * k)
+          .add(scores.data() + q * k, ids.data() + q * k, static_cast<std::int64_t>(first));
+    }
+  }
+}
+
 }  // namespace turboquant

@@ -12,6 +12,9 @@ namespace turboquant::cuda {
 namespace {
 
 constexpr int kWarpVectors = 4;  // that a block takes where a warp takes a vector
+#ifndef TQ_ENC
+#define TQ_ENC 6
+#endif
 constexpr int kWarpDimension = 2047;
 
 // Magnitudes fall into cells a quarter wide, with at most one threshold in each: whether they reach
@@ -307,7 +310,7 @@ __device__ char* working_memory(char* scratch, size_t bytes) {
 }
 
 template <bool kWarp, bool kShared>
-__global__ void __launch_bounds__(kWarp ? 128 : 512, kWarp ? 6 : 1)
+__global__ void __launch_bounds__(kWarp ? 128 : 512, kWarp ? TQ_ENC : 1)
     encode_kernel(const __grid_constant__ CodecView v, const float* x, size_t n, RowPointers rows,
                   unsigned long long first_row, unsigned long long* bad_row, char* scratch) {
   using W = Worker<kWarp>;
