@@ -12,9 +12,6 @@ namespace turboquant::cuda {
 namespace {
 
 constexpr int kWarpVectors = 4;  // that a block takes where a warp takes a vector
-#ifndef TQ_ENC
-#define TQ_ENC 6
-#endif
 constexpr int kWarpDimension = 2047;
 
 // Magnitudes fall into cells a quarter wide, with at most one threshold in each: whether they reach
@@ -309,8 +306,9 @@ __device__ char* working_memory(char* scratch, size_t bytes) {
   return scratch + blockIdx.x * bytes;
 }
 
-template <bool kWarp, bool kShared>
-__global__ void __launch_bounds__(kWarp ? 128 : 512, kWarp ? TQ_ENC : 1)
+// kBlocks: of a multiprocessor; short rows gain from many, long ones from registers.
+template <bool kWarp, bool kShared, int kBlocks>
+__global__ void __launch_bounds__(kWarp ? 128 : 512, kBlocks)
     encode_kernel(const __grid_constant__ CodecView v, const float* x, size_t n, RowPointers rows,
                   unsigned long long first_row, unsigned long long* bad_row, char* scratch) {
   using W = Worker<kWarp>;
@@ -613,8 +611,9 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
     s.blocks_with_scratch = 2 * properties.multiprocessors;
     s.scratch = Buffer(device, s.memory_of_block * static_cast<size_t>(s.blocks_with_scratch));
   } else {
-    allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<true, true>), device);
-    allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<false, true>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<true, true, 7>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<true, true, 5>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<false, true, 1>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<true, true>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<false, true>), device);
   }
@@ -661,9 +660,11 @@ void Codec::encode(const float* x, std::size_t n, const RowPointers& rows, std::
   const State& s = *state_;
   const DeviceGuard guard(s.device);
   const Shape shape = shape_of(s, n);
-  const auto kernel = shape.warp ? encode_kernel<true, true>
-                      : s.shared ? encode_kernel<false, true>
-                                 : encode_kernel<false, false>;
+  const bool short_rows = s.view.rotation.window < 512;
+  const auto kernel = shape.warp && short_rows ? encode_kernel<true, true, 7>
+                      : shape.warp             ? encode_kernel<true, true, 5>
+                      : s.shared               ? encode_kernel<false, true, 1>
+                                               : encode_kernel<false, false, 1>;
   kernel<<<shape.blocks, shape.threads, shape.shared, static_cast<cudaStream_t>(stream)>>>(
       s.view, x, n, rows, first_row, bad_row, s.scratch.as<char>());
   TQ_CUDA_LAUNCHED("encode_kernel");

@@ -33,8 +33,7 @@ template <bool kUnsigned, int kRowTiles, int kQueryTiles>
 __device__ __forceinline__ void multiply_quad(std::int32_t (&dots)[kRowTiles][kQueryTiles][4],
                                               const std::uint32_t (&levels)[2 * kRowTiles][4],
                                               const uint4* b) {
-  // Of 16 rows times 128 queries, which many warps work on at once, registers are what is short.
-  constexpr int kAtOnce = kQueryTiles % 2 == 0 && kRowTiles * 16 > kQueryTiles ? 2 : 1;
+  constexpr int kAtOnce = kQueryTiles % 2 == 0 ? 2 : 1;
 #pragma unroll
   for (int first = 0; first < kQueryTiles; first += kAtOnce) {
     uint4 of_tile[kAtOnce];
@@ -154,7 +153,6 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
   constexpr int kQueries = 8 * kQueryTiles;
   constexpr int kQuads = kBits == 4 ? 2 : kBits == 1 ? 8 : 4;
   constexpr bool kUnsigned = kBits == 4;
-  constexpr bool kShort = kRowTiles == 1 && kQueryTiles == 16;  // of registers
   // Of many queries the loop's body is large: it is to stay in the instruction cache.
   constexpr int kUnrolledPairs = kQueryTiles >= 8 ? 1 : kQuads / 2;
 
@@ -263,12 +261,10 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
     }
     float row_scale[kRows];
     float row_terms[kRows];
-    if constexpr (!kShort) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        row_scale[r] = __ldg(a.rows.scale + rows[r]);
-        row_terms[r] = row_term(a, rows[r]);
-      }
+    for (int r = 0; r < kRows; ++r) {
+      row_scale[r] = __ldg(a.rows.scale + rows[r]);
+      row_terms[r] = row_term(a, rows[r]);
     }
 
     for (int group = 0; group < groups; group += kGroups) {
@@ -313,14 +309,6 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
 
     const std::uint32_t row = a.round.tile(item) * kTile + row_of_lane;
     const std::uint32_t position = item * kTile + row_of_lane;
-    if constexpr (kShort) {
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const std::uint32_t at = min(row + 8 * r, a.n - 1);
-        row_scale[r] = __ldg(a.rows.scale + at);
-        row_terms[r] = row_term(a, at);
-      }
-    }
 #pragma unroll
     for (int t = 0; t < kQueryTiles; ++t) {
       const QueryFactors* f = factors + t * 8 + chunk_of_lane * 2;
@@ -355,17 +343,15 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
 
 template <int kBits>
 const ScanKernel* scan_kernels() {
+  // Warps for many queries: as many as leave each the registers that it needs, as measured.
+  constexpr int kMany = kBits == 4 ? 12 : 16;
   static const ScanKernel kernels[] = {
       {scan_kernel<kBits, 1, 1, false, false, 2, 8, 2>, 1, 1, 8, false, false},
       {scan_kernel<kBits, 1, 1, false, true, 2, 8, 2>, 1, 1, 8, false, true},
       {scan_kernel<kBits, 1, 2, false, true, 2, 8, 2>, 1, 2, 8, false, true},
       {scan_kernel<kBits, 1, 4, false, true, 2, 8, 2>, 1, 4, 8, false, true},
       {scan_kernel<kBits, 1, 8, false, true, 1, 8, 2>, 1, 8, 8, false, true},
-#ifdef TQ_NARROW
-      {scan_kernel<kBits, 1, 16, false, true, 1, TQ_NARROW, 1>, 1, 16, TQ_NARROW, false, true},
-#else
-      {scan_kernel<kBits, 2, 16, false, true, 1, 8, 1>, 2, 16, 8, false, true},
-#endif
+      {scan_kernel<kBits, 1, 16, false, true, 1, kMany, 1>, 1, 16, kMany, false, true},
       {scan_kernel<kBits, 1, 1, true, false, 1, 8, 2>, 1, 1, 8, true, false},
       {scan_kernel<kBits, 1, 4, true, true, 1, 8, 2>, 1, 4, 8, true, true},
       {nullptr, 0, 0, 0, false, false}};
