@@ -29,45 +29,28 @@ decltype(auto) translate_cuda_errors(F&& f) {
   }
 }
 
-/// Bytes of host or device as memory of the device: a copy where they are the host's.
-class OnDevice {
- public:
-  OnDevice(int device, const void* data, std::size_t bytes, cuda::StreamPointer stream)
-      : data_(data) {
-    if (cuda::device_of(data) == device) return;
-    copy_ = cuda::Buffer(device, bytes);
-    cuda::copy(copy_.get(), data, bytes, stream);
-    data_ = copy_.get();
-  }
-  template <typename T>
-  const T* as() const {
-    return static_cast<const T*>(data_);
-  }
+/// Bytes of host or device as memory of the device: a copy in `storage` where they are the host's.
+template <typename T>
+const T* on_device(int device, const T* data, std::size_t n, cuda::Buffer& storage,
+                   cuda::StreamPointer stream) {
+  if (cuda::device_of(data) == device) return data;
+  storage.reserve(device, n * sizeof(T));
+  cuda::copy(storage.get(), data, n * sizeof(T), stream);
+  return storage.as<T>();
+}
 
- private:
-  const void* data_;
-  cuda::Buffer copy_;
-};
+/// Where the device writes a result for `to`: there, or into `storage` where that is the host's.
+template <typename T>
+T* result_on_device(int device, T* to, std::size_t n, cuda::Buffer& storage) {
+  if (cuda::device_of(to) == device) return to;
+  storage.reserve(device, n * sizeof(T));
+  return storage.as<T>();
+}
 
-/// Where the device writes a result that host or device waits for.
-class Result {
- public:
-  Result(int device, void* to, std::size_t bytes) : to_(to), bytes_(bytes) {
-    if (cuda::device_of(to) != device) buffer_ = cuda::Buffer(device, bytes);
-  }
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(buffer_.get() != nullptr ? buffer_.get() : to_);
-  }
-  void deliver(cuda::StreamPointer stream) const {
-    if (buffer_.get() != nullptr) cuda::copy(to_, buffer_.get(), bytes_, stream);
-  }
-
- private:
-  void* to_;
-  std::size_t bytes_;
-  cuda::Buffer buffer_;
-};
+template <typename T>
+void deliver(T* to, const T* result, std::size_t n, cuda::StreamPointer stream) {
+  if (to != result) cuda::copy(to, result, n * sizeof(T), stream);
+}
 
 }  // namespace
 
@@ -144,8 +127,9 @@ struct GpuIndexTurboQuant::State {
   bool has_centre = false;
   cuda::Codec codec;
   GpuRows rows;
-  std::mutex searching;  // the searcher and the stream serve one call at a time
+  std::mutex searching;  // the searcher, the stream and these serve one call at a time
   cuda::Searcher searcher;
+  cuda::Buffer queries, scores, ids, mask;
 };
 
 GpuIndexTurboQuant::GpuIndexTurboQuant(int dimension, const IndexOptions& options,
@@ -247,13 +231,9 @@ void GpuIndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, 
   translate_cuda_errors([&] {
     const std::lock_guard<std::mutex> lock(s.searching);
     const cuda::DeviceGuard guard(s.device);
-    const OnDevice queries(s.device, x, nq * s.dimension() * 4, s.stream);
-    const Result scores(s.device, distances, slots * sizeof(float));
-    const Result ids(s.device, labels, slots * sizeof(std::int64_t));
-    cuda::Buffer words;
     if (!mask.empty()) {
-      words = cuda::Buffer(s.device, mask.size() * 8);
-      cuda::copy(words.get(), mask.data(), mask.size() * 8, s.stream);
+      s.mask.reserve(s.device, mask.size() * 8);
+      cuda::copy(s.mask.get(), mask.data(), mask.size() * 8, s.stream);
     }
     cuda::SearchTask task;
     task.codec = &s.codec;
@@ -263,18 +243,18 @@ void GpuIndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, 
     task.l2 = metric_type == faiss::METRIC_L2;
     task.rows = s.rows.at(0);
     task.n = s.rows.size();
-    task.mask = words.as<std::uint32_t>();
-    task.queries = queries.as<float>();
+    task.mask = mask.empty() ? nullptr : s.mask.as<std::uint32_t>();
+    task.queries = on_device(s.device, x, nq * s.dimension(), s.queries, s.stream);
     task.n_queries = nq;
     task.k = static_cast<std::size_t>(k);
-    task.scores = scores.as<float>();
-    task.ids = ids.as<std::int64_t>();
+    task.scores = result_on_device(s.device, distances, slots, s.scores);
+    task.ids = result_on_device(s.device, labels, slots, s.ids);
     const std::size_t bad = s.searcher.search(task, s.stream);
     if (bad != cuda::Searcher::kNoQuery) {
       fail("query " + std::to_string(bad) + " holds NaN or infinity");
     }
-    scores.deliver(s.stream);
-    ids.deliver(s.stream);
+    deliver(distances, task.scores, slots, s.stream);
+    deliver(labels, task.ids, slots, s.stream);
     cuda::synchronize(s.stream);
   });
 }
