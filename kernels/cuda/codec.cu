@@ -459,6 +459,7 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512)
     prepare_kernel(const __grid_constant__ CodecView v, const float* x, size_t n, size_t padded_n,
                    QueryPointers queries, unsigned long long first_query,
                    unsigned long long* bad_query, char* scratch) {
+  let_next_start();
   using W = Worker<kWarp>;
   __shared__ double norms[W::kVectors];
   __shared__ float sums[W::kVectors];

@@ -4,6 +4,7 @@
 // there.
 #pragma once
 
+#include "kernels/cuda/check.cuh"
 #include "kernels/cuda/scan_args.cuh"
 
 namespace turboquant::cuda {
@@ -29,11 +30,10 @@ __device__ __forceinline__ void multiply_add(std::int32_t (&c)[4], std::uint32_t
 
 // Four registers of levels of each row times what lies at b for each tile of queries. Products that
 // add to the same sums are kept apart: each waits for the one before.
-template <bool kUnsigned, int kRowTiles, int kQueryTiles>
+template <bool kUnsigned, int kAtOnce, int kRowTiles, int kQueryTiles>
 __device__ __forceinline__ void multiply_quad(std::int32_t (&dots)[kRowTiles][kQueryTiles][4],
                                               const std::uint32_t (&levels)[2 * kRowTiles][4],
                                               const uint4* b) {
-  constexpr int kAtOnce = kQueryTiles % 2 == 0 ? 2 : 1;
 #pragma unroll
   for (int first = 0; first < kQueryTiles; first += kAtOnce) {
     uint4 of_tile[kAtOnce];
@@ -153,6 +153,9 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
   constexpr int kQueries = 8 * kQueryTiles;
   constexpr int kQuads = kBits == 4 ? 2 : kBits == 1 ? 8 : 4;
   constexpr bool kUnsigned = kBits == 4;
+  // Measured: with 4 bits and many queries it pays to spare registers, else to keep products apart.
+  constexpr bool kSparing = kBits == 4 && kQueryTiles == 16;
+  constexpr int kAtOnce = kQueryTiles % 2 == 0 && !kSparing ? 2 : 1;
   // Of many queries the loop's body is large: it is to stay in the instruction cache.
   constexpr int kUnrolledPairs = kQueryTiles >= 8 ? 1 : kQuads / 2;
 
@@ -171,37 +174,6 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
     sign_operands = reinterpret_cast<const uint4*>(a.queries.sign_operands) +
                     static_cast<std::size_t>(blockIdx.y) * kQueryTiles * tile_words;
   }
-  if constexpr (kShared) {
-    // The tiles of a quad next to one another, so that their places are constants apart.
-    for (int i = threadIdx.x; i < kQueryTiles * tile_words; i += 32 * kWarps) {
-      const int t = i / tile_words;
-      const int at = i - t * tile_words;
-      const int to = (at / 32 * kQueryTiles + t) * 32 + at % 32;
-      staged[to] = operands[i];
-      if constexpr (kTwoParts) staged[kQueryTiles * tile_words + to] = sign_operands[i];
-    }
-    operands = staged;
-    if constexpr (kTwoParts) sign_operands = staged + kQueryTiles * tile_words;
-  }
-  for (int i = threadIdx.x; i < kQueries; i += 32 * kWarps) {
-    const std::uint32_t q = first_query + i;
-    QueryFactors f{};
-    f.cutoff = INFINITY;  // nothing passes
-    if (q < a.n_queries) {
-      f.scale = a.queries.scales[q];
-      f.bias = a.queries.bias[q];
-      if constexpr (kTwoParts) {
-        f.sign_scale = a.queries.sign_scales[q];
-        f.sign_bias = a.queries.sign_bias[q];
-      }
-      f.norm = a.queries.norm[q];
-      f.offset = a.queries.offset[q];
-      set_cutoff(a, q, f);
-    }
-    factors[i] = f;
-  }
-  __syncthreads();
-
   const int lane = threadIdx.x % 32;
   const int row_of_lane = lane / kLanesOfRow;
   const int chunk_of_lane = lane % kLanesOfRow;
@@ -243,6 +215,40 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
     move_to(item);
     fetch(0);
   }
+  // Rows do not depend on the preceding kernel; queries and limits do.
+  let_next_start();
+  wait_for_preceding();
+  if constexpr (kShared) {
+    // The tiles of a quad next to one another, so that their places are constants apart.
+    for (int i = threadIdx.x; i < kQueryTiles * tile_words; i += 32 * kWarps) {
+      const int t = i / tile_words;
+      const int at = i - t * tile_words;
+      const int to = (at / 32 * kQueryTiles + t) * 32 + at % 32;
+      staged[to] = operands[i];
+      if constexpr (kTwoParts) staged[kQueryTiles * tile_words + to] = sign_operands[i];
+    }
+    operands = staged;
+    if constexpr (kTwoParts) sign_operands = staged + kQueryTiles * tile_words;
+  }
+  for (int i = threadIdx.x; i < kQueries; i += 32 * kWarps) {
+    const std::uint32_t q = first_query + i;
+    QueryFactors f{};
+    f.cutoff = INFINITY;  // nothing passes
+    if (q < a.n_queries) {
+      f.scale = a.queries.scales[q];
+      f.bias = a.queries.bias[q];
+      if constexpr (kTwoParts) {
+        f.sign_scale = a.queries.sign_scales[q];
+        f.sign_bias = a.queries.sign_bias[q];
+      }
+      f.norm = a.queries.norm[q];
+      f.offset = a.queries.offset[q];
+      set_cutoff(a, q, f);
+    }
+    factors[i] = f;
+  }
+  __syncthreads();
+
   while (item < a.round.tiles) {
     const std::uint32_t next = skip(item + stride);
     std::int32_t dots[kRowTiles][kQueryTiles][4];
@@ -261,10 +267,12 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
     }
     float row_scale[kRows];
     float row_terms[kRows];
+    if constexpr (!kSparing) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      row_scale[r] = __ldg(a.rows.scale + rows[r]);
-      row_terms[r] = row_term(a, rows[r]);
+      for (int r = 0; r < kRows; ++r) {
+        row_scale[r] = __ldg(a.rows.scale + rows[r]);
+        row_terms[r] = row_term(a, rows[r]);
+      }
     }
 
     for (int group = 0; group < groups; group += kGroups) {
@@ -294,13 +302,13 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
               decode_quad<kBits>(chunks[g][r], quad, a.levels, levels[r]);
             }
             const int at = (((group + g) * kQuads + quad) * kQueryTiles) * 32 + lane;
-            multiply_quad<kUnsigned>(dots, levels, operands + at);
+            multiply_quad<kUnsigned, kAtOnce>(dots, levels, operands + at);
             if constexpr (kTwoParts) {
 #pragma unroll
               for (int r = 0; r < kRows; ++r) {
                 decode_quad<kBits>(chunks[g][r], quad, a.signs, levels[r]);
               }
-              multiply_quad<kUnsigned>(sign_dots, levels, sign_operands + at);
+              multiply_quad<kUnsigned, kAtOnce>(sign_dots, levels, sign_operands + at);
             }
           }
         }
@@ -309,6 +317,14 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
 
     const std::uint32_t row = a.round.tile(item) * kTile + row_of_lane;
     const std::uint32_t position = item * kTile + row_of_lane;
+    if constexpr (kSparing) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const std::uint32_t at = min(row + 8 * r, a.n - 1);
+        row_scale[r] = __ldg(a.rows.scale + at);
+        row_terms[r] = row_term(a, at);
+      }
+    }
 #pragma unroll
     for (int t = 0; t < kQueryTiles; ++t) {
       const QueryFactors* f = factors + t * 8 + chunk_of_lane * 2;

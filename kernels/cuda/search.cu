@@ -185,6 +185,7 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
   scan.counts = batch.counts;
   scan.capacity = static_cast<std::uint32_t>(batch.capacity);
   SelectArgs select{};
+  select.overlapping = device_properties(device_).compute_capability >= 90;
   select.keys = scan.keys;
   select.counts = batch.counts;
   select.limits = batch.limits;
@@ -202,6 +203,7 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
   const std::size_t query_blocks = (batch.n + of_tile - 1) / of_tile;
   const std::size_t parts = std::max<std::size_t>(1, slots / query_blocks);
 
+  const bool overlapping = select.overlapping;
   const auto plan = safe ? plan_safe_rounds(task.n, tile_rows, select.k, batch.capacity)
                          : plan_rounds(task.n, tile_rows, select.k, batch.capacity);
   for (std::size_t i = 0; i < plan.size(); ++i) {
@@ -222,8 +224,8 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
       const std::size_t wanted = (round.tiles + warps - 1) / warps;
       const dim3 grid(static_cast<unsigned>(std::min(parts, wanted)),
                       static_cast<unsigned>(query_blocks));
-      kernel.function<<<grid, static_cast<unsigned>(32 * warps), shared, cuda_stream>>>(scan);
-      TQ_CUDA_LAUNCHED("scan_kernel");
+      launch(kernel.function, "launch of scan_kernel", grid, static_cast<unsigned>(32 * warps),
+             shared, cuda_stream, overlapping, scan);
     }
     if (i + 1 < plan.size()) {
       select_best(select, cuda_stream);
