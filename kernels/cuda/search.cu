@@ -146,7 +146,6 @@ bool Searcher::run(const SearchTask& task, const Batch& batch, StreamPointer str
   synchronize(stream);
   if (flags.bad != ~0ull) return false;
   if (flags.overflow == 1) {
-    ++repeated_;
     rounds(task, batch, true, stream);
     synchronize(stream);
   }
