@@ -379,6 +379,7 @@ TEST(GpuIndex, SeveralIndexesAndThreadsShareADevice) {
   const Results wanted_a = search(a.cpu, of_a, 10);
   const Results wanted_b = search(b.cpu, of_b, 10);
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 10; ++i) {
