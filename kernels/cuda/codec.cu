@@ -1,0 +1,395 @@
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "kernels/cuda/check.cuh"
+#include "kernels/cuda/codec.h"
+#include "kernels/cuda/vector_worker.cuh"
+
+namespace turboquant::cuda {
+namespace {
+
+// kBlocks: of a multiprocessor; short rows gain from many, long ones from registers.
+template <bool kWarp, bool kShared, int kBlocks>
+__global__ void __launch_bounds__(kWarp ? 128 : 512, kBlocks)
+    encode_kernel(const __grid_constant__ CodecView v, const float* x, size_t n, RowPointers rows,
+                  unsigned long long first_row, unsigned long long* bad_row, char* scratch) {
+  using W = Worker<kWarp>;
+  __shared__ double norms[W::kVectors];
+  __shared__ float sums[W::kVectors];
+  __shared__ Cell cells[kCells];
+  __shared__ float magnitudes_of_ranks[8];
+  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)), cells,
+            magnitudes_of_ranks);
+  w.clear_tail();
+  for (size_t first = blockIdx.x * static_cast<size_t>(W::kVectors); first < n;
+       first += gridDim.x * static_cast<size_t>(W::kVectors)) {
+    const size_t row = first + W::slot();
+    const bool real = row < n;
+    w.load(x + (real ? row : n - 1) * w.d());
+    double norm_squared = w.norm_squared(norms);
+    if (v.normalize) {
+      w.scale(norm_squared > 0 ? 1 / sqrt(norm_squared) : 0);
+      __syncthreads();
+      norm_squared = w.norm_squared(norms);
+    }
+    double rest_squared = norm_squared;
+    float of_centre = 0;
+    if (v.centre != nullptr) {
+      of_centre = w.lane_sum(v.centre, sums);
+      w.subtract_centre();
+      rest_squared = w.norm_squared(norms);
+    }
+    const bool finite = isfinite(norm_squared) && isfinite(rest_squared);
+    const double norm = sqrt(rest_squared);
+    if (norm == 0) {  // warps of a block can differ here: what follows synchronizes the team alone
+      w.clear();
+    } else {
+      w.scale(v.sqrt_d / norm);
+      rotate<kWarp>(w.y(), v.rotation);
+    }
+    __syncthreads();
+    float scale = 0;
+    float residual = 0;
+    if (v.two_parts) {
+      w.template quantize<true>();
+      const double gamma_squared = w.norm_squared(norms);
+      w.project();
+      w.template quantize_by<1, false>(v.quantizer_bits);
+      __syncthreads();
+      const float magnitudes = w.lane_sum(nullptr, sums);
+      const double unit = norm / v.sqrt_d;
+      scale = saturate(unit * v.step_exact);
+      if (norm > 0 && magnitudes > 0) {
+        const double correction =
+            v.gaussian != nullptr
+                ? sqrt(3.14159265358979323846 / 2 * gamma_squared) / static_cast<double>(w.d())
+                : gamma_squared / static_cast<double>(magnitudes);
+        residual = saturate(unit * correction);
+      }
+    } else {
+      w.template quantize<false>();
+      const float product = w.lane_sum(nullptr, sums);
+      if (norm != 0) {
+        scale = v.mse ? saturate(norm * v.step_exact / v.sqrt_d)
+                      : saturate(norm * v.sqrt_d / static_cast<double>(product));
+      }
+    }
+    if (real) {
+      w.pack(rows.codes + row * v.layout.stride);
+      if (Team<kWarp>::thread() == 0) {
+        if (!finite) atomicMin(bad_row, first_row + row);
+        rows.scale[row] = scale;
+        if (rows.residual != nullptr) rows.residual[row] = residual;
+        if (rows.centre != nullptr) rows.centre[row] = saturate(static_cast<double>(of_centre));
+        if (rows.norm != nullptr) rows.norm[row] = saturate(norm_squared);
+      }
+    }
+    __syncthreads();
+  }
+}
+
+// The team's largest value and sum.
+template <bool kWarp, typename Value, typename Combine>
+__device__ Value reduce(Value value, Value* shared, const Combine& combine) {
+  for (int half = 16; half > 0; half /= 2) {
+    value = combine(value, __shfl_xor_sync(0xffffffffu, value, half));
+  }
+  if constexpr (!kWarp) {
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = shared[0];
+    for (unsigned i = 1; i < blockDim.x / 32; ++i) value = combine(value, shared[i]);
+    __syncthreads();
+  }
+  return value;
+}
+
+// Rounds y to int8 and writes what a scan multiplies.
+template <bool kWarp>
+__device__ void round_query(const Worker<kWarp>& w, bool empty, double norm, std::int32_t offset,
+                            size_t query, std::uint8_t* operands, float* scales,
+                            std::int32_t* bias) {
+  using T = Team<kWarp>;
+  __shared__ float reduced_floats[32];
+  __shared__ int reduced_sums[32];
+  const float* y = w.y();
+  float largest = 0;
+  w.each([&](int i) { largest = fmaxf(largest, fabsf(y[pad(i)])); });
+  largest = reduce<kWarp>(largest, reduced_floats, [](float a, float b) { return fmaxf(a, b); });
+  const bool zero = empty || norm == 0 || largest == 0;
+  const float factor = zero ? 0 : 127 / largest;
+  auto* values = reinterpret_cast<std::int8_t*>(w.codes());
+  int sum = 0;
+  w.each([&](int i) {
+    const int value = zero ? 0 : __float2int_rn(y[pad(i)] * factor);
+    values[i] = static_cast<std::int8_t>(value);
+    sum += value;
+  });
+  sum = reduce<kWarp>(sum, reduced_sums, [](int a, int b) { return a + b; });
+  T::sync();
+  const RowLayout& layout = w.v.layout;
+  const int quads = layout.quads();
+  const int words = layout.groups * quads * kLanesOfRow;
+  auto* to = reinterpret_cast<uint4*>(operands) +
+             query / 8 * static_cast<size_t>(layout.groups) * quads * 32 + query % 8 * kLanesOfRow;
+  for (int i = T::thread(); i < words; i += T::size()) {
+    const int lane = i % kLanesOfRow;
+    const int quad = i / kLanesOfRow % quads;
+    const int group = i / kLanesOfRow / quads;
+    std::uint32_t packed[4];
+#pragma unroll
+    for (int reg = 0; reg < 4; ++reg) {
+      packed[reg] = 0;
+#pragma unroll
+      for (int byte = 0; byte < 4; ++byte) {
+        const int c = coordinate_of(layout.bits, group * kLanesOfRow + lane, 4 * quad + reg, byte);
+        const int value = c < layout.dimension ? values[c] : 0;
+        packed[reg] |= static_cast<std::uint32_t>(value & 255) << (8 * byte);
+      }
+    }
+    to[(group * quads + quad) * 32 + lane] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+  }
+  if (T::thread() == 0) {
+    scales[query] = zero ? 0 : saturate(norm * static_cast<double>(largest) / 127);
+    bias[query] = -offset * sum;
+  }
+  T::sync();
+}
+
+template <bool kWarp, bool kShared>
+__global__ void __launch_bounds__(kWarp ? 128 : 512)
+    prepare_kernel(const __grid_constant__ CodecView v, const float* x, size_t n, size_t padded_n,
+                   QueryPointers queries, unsigned long long first_query,
+                   unsigned long long* bad_query, char* scratch) {
+  let_next_start();
+  using W = Worker<kWarp>;
+  __shared__ double norms[W::kVectors];
+  __shared__ float sums[W::kVectors];
+  __shared__ Cell cells[kCells];
+  __shared__ float magnitudes_of_ranks[8];
+  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)), cells,
+            magnitudes_of_ranks);
+  for (size_t first = blockIdx.x * static_cast<size_t>(W::kVectors); first < padded_n;
+       first += gridDim.x * static_cast<size_t>(W::kVectors)) {
+    const size_t query = first + W::slot();
+    const bool real = query < n;
+    w.load(x + (real ? query : n - 1) * w.d());
+    double norm_squared = w.norm_squared(norms);
+    if (v.normalize) {
+      w.scale(norm_squared > 0 ? 1 / sqrt(norm_squared) : 0);
+      __syncthreads();
+      norm_squared = w.norm_squared(norms);
+    }
+    double norm = sqrt(norm_squared);
+    double rest_squared = norm_squared;
+    float offset = 0;
+    if (v.centre != nullptr) {
+      offset = saturate(static_cast<double>(w.lane_sum(v.centre, sums)) - v.centre_norm_squared);
+      w.subtract_centre();
+      rest_squared = w.norm_squared(norms);
+      norm = sqrt(rest_squared);
+    }
+    w.scale(norm > 0 ? 1 / norm : 0);
+    rotate<kWarp>(w.y(), v.rotation);
+    round_query<kWarp>(w, !real, norm, v.offsets[0], query, queries.operands, queries.scales,
+                       queries.bias);
+    if (v.two_parts) {
+      __syncthreads();
+      w.project();
+      round_query<kWarp>(w, !real, norm, v.offsets[1], query, queries.sign_operands,
+                         queries.sign_scales, queries.sign_bias);
+    }
+    if (Team<kWarp>::thread() == 0) {
+      queries.norm[query] = saturate(norm_squared);
+      queries.offset[query] = offset;
+      if (real && !(isfinite(norm_squared) && isfinite(rest_squared))) {
+        atomicMin(bad_query, first_query + query);
+      }
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace
+
+struct Codec::State {
+  int device = 0;
+  CodecView view{};
+  Buffer rotation, projection, gaussian, centre;
+  bool warp = true;  // takes a vector; else a block does
+  bool shared = true;
+  int threads = 0;
+  size_t memory_of_block = 0;
+  int multiprocessors = 0;
+  int blocks_with_scratch = 0;
+  Buffer scratch;  // where shared memory is too small
+};
+
+namespace {
+
+Buffer upload(int device, const void* data, size_t bytes) {
+  Buffer buffer(device, bytes);
+  copy(buffer.get(), data, bytes, nullptr);
+  return buffer;
+}
+
+RotationView upload(int device, const RotationTable& table, size_t dimension, Buffer& buffer) {
+  RotationView view{};
+  if (table.factors == nullptr) return view;
+  const size_t words = (table.window + 31) / 32;
+  std::vector<std::uint32_t> signs(table.rounds * words);
+  for (size_t round = 0; round < table.rounds; ++round) {
+    for (size_t i = 0; i < table.window; ++i) {
+      const bool plus = table.factors[round * table.window + i] > 0;
+      signs[round * words + i / 32] |= (plus ? 1u : 0u) << (i % 32);
+    }
+  }
+  buffer = upload(device, signs.data(), signs.size() * 4);
+  view.signs = buffer.as<std::uint32_t>();
+  view.size = std::fabs(table.factors[0]);
+  view.window = static_cast<int>(table.window);
+  while ((1 << view.log_window) < view.window) ++view.log_window;
+  view.rounds = static_cast<int>(table.rounds);
+  view.shift = static_cast<int>(dimension - table.window);
+  return view;
+}
+
+}  // namespace
+
+Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<State>()) {
+  const DeviceGuard guard(device);
+  State& s = *state_;
+  CodecView& v = s.view;
+  s.device = device;
+  const size_t d = tables.dimension;
+  v.layout = RowLayout(static_cast<int>(d), tables.bits);
+  v.rotation = upload(device, tables.rotation, d, s.rotation);
+  v.projection = upload(device, tables.projection, d, s.projection);
+  if (tables.gaussian != nullptr) {
+    s.gaussian = upload(device, tables.gaussian, d * d * sizeof(float));
+    v.gaussian = s.gaussian.as<float>();
+  }
+  if (tables.centre != nullptr) {
+    s.centre = upload(device, tables.centre, d * sizeof(float));
+    v.centre = s.centre.as<float>();
+  }
+  v.centre_norm_squared = tables.centre_norm_squared;
+  v.two_parts = tables.two_parts;
+  v.mse = tables.mse;
+  v.with_norm = tables.with_norm;
+  v.normalize = tables.normalize;
+  v.quantizer_bits = tables.quantizer_bits;
+  const int half = tables.quantizer_bits > 0 ? 1 << (tables.quantizer_bits - 1) : 0;
+  std::uint32_t rank = 0;
+  for (int c = 0; c < kCells; ++c) {
+    const float end = (static_cast<float>(c) + 0.5f) / 4;
+    v.cells[c] = {HUGE_VALF, rank};
+    if (static_cast<int>(rank) + 1 < half && tables.quantizer.thresholds[rank] <= end) {
+      v.cells[c].threshold = tables.quantizer.thresholds[rank++];
+    }
+  }
+  for (int m = 0; m < half; ++m) v.magnitudes[m] = tables.quantizer.levels[half + m];
+  v.step = static_cast<float>(tables.step);
+  v.step_exact = tables.step;
+  v.sqrt_d = std::sqrt(static_cast<double>(d));
+  // Only of 4 bits do scans take level + offset.
+  v.offsets[0] = tables.bits == 4 ? tables.levels.offset : 0;
+  v.offsets[1] = tables.bits == 4 ? tables.signs.offset : 0;
+  v.pitch = (pad(v.layout.blocks * 64) + 4) / 4 * 4;
+  static_assert(pad(64) % 4 == 0);
+  v.bytes_of_vector = v.pitch * 4 * (v.gaussian != nullptr ? 2 : 1) + v.layout.blocks * 64;
+  s.warp = d <= kWarpDimension;
+  s.threads = s.warp ? 32 * kWarpVectors : std::min(512, std::max(128, v.rotation.window / 32));
+  s.memory_of_block = static_cast<size_t>(v.bytes_of_vector) * (s.warp ? kWarpVectors : 1);
+  const DeviceProperties& properties = device_properties(device);
+  s.multiprocessors = properties.multiprocessors;
+  s.shared = s.memory_of_block + 1024 <= properties.shared_bytes_of_block;
+  if (!s.shared && s.warp) {
+    s.warp = false;
+    s.threads = 128;
+    s.memory_of_block = static_cast<size_t>(v.bytes_of_vector);
+    s.shared = s.memory_of_block + 1024 <= properties.shared_bytes_of_block;
+  }
+  if (!s.shared) {
+    s.blocks_with_scratch = 2 * properties.multiprocessors;
+    s.scratch = Buffer(device, s.memory_of_block * static_cast<size_t>(s.blocks_with_scratch));
+  } else {
+    allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<true, true, 7>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<true, true, 5>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<false, true, 1>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<true, true>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<false, true>), device);
+  }
+  TQ_CUDA(cudaDeviceSynchronize());  // the tables are there, whatever stream comes next
+}
+
+Codec::~Codec() = default;
+Codec::Codec(Codec&&) noexcept = default;
+Codec& Codec::operator=(Codec&&) noexcept = default;
+
+int Codec::device() const { return state_->device; }
+const RowLayout& Codec::layout() const { return state_->view.layout; }
+
+namespace {
+
+// How a kernel for n vectors is launched.
+struct Shape {
+  bool warp;
+  unsigned blocks;
+  unsigned threads;
+  size_t shared;
+};
+
+Shape shape_of(const Codec::State& s, size_t n) {
+  if (!s.shared) {
+    const size_t most = static_cast<size_t>(s.blocks_with_scratch);
+    return {false, static_cast<unsigned>(std::min(n, most)), static_cast<unsigned>(s.threads), 0};
+  }
+  if (s.warp && n > static_cast<size_t>(2 * s.multiprocessors)) {
+    return {true, static_cast<unsigned>((n + kWarpVectors - 1) / kWarpVectors),
+            static_cast<unsigned>(s.threads), s.memory_of_block};
+  }
+  // Few: each is done the sooner by a block of its own.
+  return {false, static_cast<unsigned>(std::min(n, size_t{1} << 30)),
+          static_cast<unsigned>(s.warp ? 128 : s.threads),
+          static_cast<size_t>(s.view.bytes_of_vector)};
+}
+
+}  // namespace
+
+void Codec::encode(const float* x, std::size_t n, const RowPointers& rows, std::size_t first_row,
+                   unsigned long long* bad_row, StreamPointer stream) const {
+  if (n == 0) return;
+  const State& s = *state_;
+  const DeviceGuard guard(s.device);
+  const Shape shape = shape_of(s, n);
+  const bool short_rows = s.view.rotation.window < 512;
+  const auto kernel = shape.warp && short_rows ? encode_kernel<true, true, 7>
+                      : shape.warp             ? encode_kernel<true, true, 5>
+                      : s.shared               ? encode_kernel<false, true, 1>
+                                               : encode_kernel<false, false, 1>;
+  kernel<<<shape.blocks, shape.threads, shape.shared, static_cast<cudaStream_t>(stream)>>>(
+      s.view, x, n, rows, first_row, bad_row, s.scratch.as<char>());
+  TQ_CUDA_LAUNCHED("encode_kernel");
+}
+
+void Codec::prepare(const float* x, std::size_t n, const QueryPointers& queries,
+                    std::size_t first_query, unsigned long long* bad_query,
+                    StreamPointer stream) const {
+  if (n == 0) return;
+  const State& s = *state_;
+  const DeviceGuard guard(s.device);
+  const Shape shape = shape_of(s, (n + 7) / 8 * 8);
+  const auto kernel = shape.warp ? prepare_kernel<true, true>
+                      : s.shared ? prepare_kernel<false, true>
+                                 : prepare_kernel<false, false>;
+  const size_t padded = (n + 7) / 8 * 8;
+  kernel<<<shape.blocks, shape.threads, shape.shared, static_cast<cudaStream_t>(stream)>>>(
+      s.view, x, n, padded, queries, first_query, bad_query, s.scratch.as<char>());
+  TQ_CUDA_LAUNCHED("prepare_kernel");
+}
+
+}  // namespace turboquant::cuda
