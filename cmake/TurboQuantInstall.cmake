@@ -1,6 +1,6 @@
 # Installed, versioned package: find_package(turboquant) gives turboquant::{kernels,quantizer} and,
 # when FAISS is built in, turboquant::index, with RocksDB turboquant::storage, and with gRPC
-# turboquant::client. tests/install holds it.
+# turboquant::client; with CUDA turboquant::{kernels_cuda,index_cuda}. tests/install holds it.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -12,7 +12,7 @@ install(TARGETS ${libraries} EXPORT turboquantTargets
 install(EXPORT turboquantTargets NAMESPACE turboquant:: DESTINATION ${package_dir})
 set(without_faiss "")
 if(NOT TURBOQUANT_BUILD_INDEX)
-  set(without_faiss PATTERN "index_*" EXCLUDE PATTERN "faiss_*" EXCLUDE)
+  set(without_faiss PATTERN "index_*" EXCLUDE PATTERN "gpu_index_*" EXCLUDE PATTERN "faiss_*" EXCLUDE)
 endif()
 set(without_storage "")
 if(NOT TURBOQUANT_BUILD_STORAGE)
@@ -27,9 +27,13 @@ set(without_kvcache "")
 if(NOT TURBOQUANT_BUILD_KVCACHE)
   set(without_kvcache PATTERN "kvcache*" EXCLUDE)
 endif()
+set(without_cuda "")
+if(NOT TURBOQUANT_BUILD_CUDA)
+  set(without_cuda PATTERN "gpu_*" EXCLUDE)
+endif()
 install(DIRECTORY include/turboquant DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.h" ${without_faiss} ${without_storage} ${without_service}
-        ${without_kvcache})
+        ${without_kvcache} ${without_cuda})
 install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 configure_package_config_file(cmake/turboquantConfig.cmake.in turboquantConfig.cmake

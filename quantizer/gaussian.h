@@ -19,6 +19,9 @@ class GaussianProjection {
   /// out = G^T y.
   void apply_transposed(const float* y, float* out) const;
 
+  /// [d][d]
+  const float* entries() const { return entries_.data(); }
+
  private:
   std::size_t d_;
   AlignedVector<float> entries_;  // [d][d]

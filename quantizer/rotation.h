@@ -20,6 +20,10 @@ class Rotation {
   Rotation(std::size_t d, std::uint64_t seed);
 
   std::size_t dimension() const { return d_; }
+  std::size_t window() const { return window_; }
+  std::size_t rounds() const { return rounds_; }
+  /// [rounds][window]: what each coordinate of a round's window is multiplied by.
+  const float* factors() const { return factors_.data(); }
 
   /// y = R y, y of d floats.
   void apply(const kernels::KernelTable& kernels, float* y) const;

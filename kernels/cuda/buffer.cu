@@ -33,6 +33,10 @@ void Buffer::reserve(int device, size_t bytes) {
   *this = Buffer(device, bytes);
 }
 
+PinnedBuffer::PinnedBuffer(size_t bytes) { TQ_CUDA(cudaMallocHost(&data_, bytes)); }
+
+PinnedBuffer::~PinnedBuffer() { cudaFreeHost(data_); }
+
 void copy(void* to, const void* from, size_t bytes, StreamPointer stream) {
   if (bytes == 0) return;
   TQ_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)));

@@ -46,6 +46,23 @@ class Buffer {
   void* data_ = nullptr;
 };
 
+/// Memory of the host that copies reach without a detour.
+class PinnedBuffer {
+ public:
+  explicit PinnedBuffer(size_t bytes);
+  ~PinnedBuffer();
+  PinnedBuffer(const PinnedBuffer&) = delete;
+  PinnedBuffer& operator=(const PinnedBuffer&) = delete;
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+};
+
 /// Copies bytes in stream order; each pointer may be of the host or of the current device. Pageable
 /// host memory makes the call wait for the copy of it.
 void copy(void* to, const void* from, size_t bytes, StreamPointer stream);

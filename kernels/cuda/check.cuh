@@ -10,6 +10,10 @@ namespace turboquant::cuda {
 /// Throws Error with the call, CUDA's name for the error and the device, unless it is cudaSuccess.
 void check(cudaError_t error, const char* call);
 
+/// Lets a kernel use all the shared memory of a block that the device has. Always all: the attribute
+/// belongs to the kernel, not to a launch, and callers of different needs share it.
+void allow_shared_memory(const void* kernel, int device);
+
 }  // namespace turboquant::cuda
 
 #define TQ_CUDA(call) ::turboquant::cuda::check((call), #call)

@@ -16,6 +16,14 @@ void check(cudaError_t error, const char* call) {
               error, device);
 }
 
+void allow_shared_memory(const void* kernel, int device) {
+  cudaFuncAttributes attributes;
+  TQ_CUDA(cudaFuncGetAttributes(&attributes, kernel));
+  const size_t most = device_properties(device).shared_bytes_of_block - attributes.sharedSizeBytes;
+  TQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(most)));
+}
+
 int device_count() {
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;

@@ -29,7 +29,7 @@ PUBLIC = "include/turboquant/"
 # Where the headers of other projects may be included: pattern of the header, prefixes of paths.
 FOREIGN = [
     (r"faiss/", ("index/", "storage/", "tools/", "tests/", "bench/", "python/", "examples/faiss_cpp/",
-                 PUBLIC + "index_", PUBLIC + "faiss_")),
+                 PUBLIC + "index_", PUBLIC + "gpu_index_", PUBLIC + "faiss_")),
     (r"(rocksdb|isa-l)/", ("storage/", "tests/storage/", "bench/")),
     (r"(grpc|grpcpp|google/protobuf)/|turboquant/v1/", ("service/", "tests/proto/", "tests/service/", "tests/fuzz/", "bench/")),
     (r"cuda", ("kernels/cuda/", "tests/kernels/", "bench/")),

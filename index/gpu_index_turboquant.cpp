@@ -1,0 +1,387 @@
+#include "turboquant/gpu_index_turboquant.h"
+
+#include <faiss/impl/IDSelector.h>
+
+#include <algorithm>
+#include <limits>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "index/checks.h"
+#include "index/gpu_rows.h"
+#include "index/selector_mask.h"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/search.h"
+
+namespace turboquant {
+namespace {
+
+constexpr std::size_t kStagingBytes = std::size_t{64} << 20;
+
+/// Runs f; errors of CUDA and of the quantizer become FAISS's.
+template <class F>
+decltype(auto) translate_cuda_errors(F&& f) {
+  try {
+    return translate_errors(std::forward<F>(f));
+  } catch (const cuda::Error& error) {
+    fail(error.what());
+  }
+}
+
+/// Bytes of host or device as memory of the device: a copy where they are the host's.
+class OnDevice {
+ public:
+  OnDevice(int device, const void* data, std::size_t bytes, cuda::StreamPointer stream)
+      : data_(data) {
+    if (cuda::device_of(data) == device) return;
+    copy_ = cuda::Buffer(device, bytes);
+    cuda::copy(copy_.get(), data, bytes, stream);
+    data_ = copy_.get();
+  }
+  template <typename T>
+  const T* as() const {
+    return static_cast<const T*>(data_);
+  }
+
+ private:
+  const void* data_;
+  cuda::Buffer copy_;
+};
+
+/// Where the device writes a result that host or device waits for.
+class Result {
+ public:
+  Result(int device, void* to, std::size_t bytes) : to_(to), bytes_(bytes) {
+    if (cuda::device_of(to) != device) buffer_ = cuda::Buffer(device, bytes);
+  }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(buffer_.get() != nullptr ? buffer_.get() : to_);
+  }
+  void deliver(cuda::StreamPointer stream) const {
+    if (buffer_.get() != nullptr) cuda::copy(to_, buffer_.get(), bytes_, stream);
+  }
+
+ private:
+  void* to_;
+  std::size_t bytes_;
+  cuda::Buffer buffer_;
+};
+
+}  // namespace
+
+struct GpuIndexTurboQuant::State {
+  State(int dimension, const IndexOptions& wanted, faiss::MetricType metric, int wanted_device)
+      : options(wanted),
+        quantizer(make_codec(dimension, wanted, metric)),
+        device(wanted_device),
+        codec(device, codec_tables(quantizer.impl(), wanted.normalize)),
+        rows(device, quantizer.impl()),
+        searcher(device) {}
+
+  std::size_t dimension() const { return quantizer.dimension(); }
+
+  /// Encodes x[n][d] to rows; `first` rows come before them in messages.
+  void encode(std::size_t n, const float* x, const cuda::RowPointers& to, std::size_t first) const {
+    const cuda::Buffer bad(device, 8);
+    cuda::fill(bad.get(), 0xff, 8, stream);
+    const bool on_device = cuda::device_of(x) == device;
+    const std::size_t part =
+        on_device ? n : std::min(n, std::max<std::size_t>(1, kStagingBytes / (4 * dimension())));
+    cuda::Buffer staging;
+    if (!on_device) staging = cuda::Buffer(device, part * dimension() * 4);
+    for (std::size_t i = 0; i < n; i += part) {
+      const std::size_t count = std::min(part, n - i);
+      const float* from = x + i * dimension();
+      if (!on_device) {
+        cuda::copy(staging.get(), from, count * dimension() * 4, stream);
+        from = staging.as<float>();
+      }
+      codec.encode(from, count, to.at(codec.layout(), i), first + i, bad.as<unsigned long long>(),
+                   stream);
+    }
+    unsigned long long bad_row = 0;
+    cuda::copy(&bad_row, bad.get(), 8, stream);
+    cuda::synchronize(stream);
+    if (bad_row != std::numeric_limits<unsigned long long>::max()) {
+      fail((options.normalize ? "vector " : "row ") + std::to_string(bad_row) +
+           " holds NaN or infinity");
+    }
+  }
+
+  /// Rows of the device to bytes of the host.
+  void download(const cuda::RowPointers& from, std::size_t n, std::uint8_t* bytes) const {
+    const std::size_t size = quantizer.code_size();
+    const std::size_t part = std::min(n, std::max<std::size_t>(1, kStagingBytes / size));
+    const cuda::Buffer staging(device, part * size);
+    for (std::size_t i = 0; i < n; i += part) {
+      const std::size_t count = std::min(part, n - i);
+      cuda::write_rows(codec.layout(), from.at(codec.layout(), i), count, size,
+                       staging.as<std::uint8_t>(), stream);
+      cuda::copy(bytes + i * size, staging.get(), count * size, stream);
+      cuda::synchronize(stream);
+    }
+  }
+
+  void upload(const std::uint8_t* bytes, std::size_t n, const cuda::RowPointers& to) const {
+    const std::size_t size = quantizer.code_size();
+    const std::size_t part = std::min(n, std::max<std::size_t>(1, kStagingBytes / size));
+    const cuda::Buffer staging(device, part * size);
+    for (std::size_t i = 0; i < n; i += part) {
+      const std::size_t count = std::min(part, n - i);
+      cuda::copy(staging.get(), bytes + i * size, count * size, stream);
+      cuda::read_rows(codec.layout(), staging.as<std::uint8_t>(), count, size,
+                      to.at(codec.layout(), i), stream);
+    }
+    cuda::synchronize(stream);
+  }
+
+  IndexOptions options;
+  Quantizer quantizer;
+  int device;
+  cuda::StreamPointer stream = nullptr;
+  bool has_centre = false;
+  cuda::Codec codec;
+  GpuRows rows;
+  std::mutex searching;  // the searcher and the stream serve one call at a time
+  cuda::Searcher searcher;
+};
+
+GpuIndexTurboQuant::GpuIndexTurboQuant(int dimension, const IndexOptions& options,
+                                       faiss::MetricType metric, int device)
+    : faiss::Index(dimension, metric) {
+  translate_cuda_errors(
+      [&] { state_ = std::make_unique<State>(dimension, options, metric, device); });
+  is_trained = true;
+}
+
+GpuIndexTurboQuant::~GpuIndexTurboQuant() = default;
+
+const IndexOptions& GpuIndexTurboQuant::options() const { return state_->options; }
+const Quantizer& GpuIndexTurboQuant::codec() const { return state_->quantizer; }
+int GpuIndexTurboQuant::device() const { return state_->device; }
+void GpuIndexTurboQuant::set_stream(void* stream) { state_->stream = stream; }
+
+void GpuIndexTurboQuant::train(std::int64_t n, const float* x) {
+  State& s = *state_;
+  if (!s.options.centre || ntotal > 0 || n <= 0) return;
+  IndexTurboQuant on_host(d, s.options, metric_type);
+  std::vector<float> copied;
+  translate_cuda_errors([&] {
+    if (cuda::device_of(x) < 0) return;
+    const cuda::DeviceGuard guard(s.device);
+    copied.resize(static_cast<std::size_t>(n) * s.dimension());
+    cuda::copy(copied.data(), x, copied.size() * 4, s.stream);
+    cuda::synchronize(s.stream);
+  });
+  on_host.train(n, copied.empty() ? x : copied.data());
+  set_centre(on_host.centre().data());
+}
+
+std::vector<float> GpuIndexTurboQuant::centre() const {
+  return state_->has_centre ? state_->quantizer.options().centre : std::vector<float>();
+}
+
+void GpuIndexTurboQuant::set_centre(const float* centre) {
+  State& s = *state_;
+  if (!s.options.centre) fail("the index " + index_name(s.options) + " has no centre");
+  if (ntotal > 0) fail("the centre of an index that holds vectors cannot change");
+  QuantizerOptions centred = s.quantizer.options();
+  centred.centre.assign(centre, centre + s.dimension());
+  translate_cuda_errors([&] {
+    Quantizer quantizer(centred);
+    cuda::Codec codec(s.device, codec_tables(quantizer.impl(), s.options.normalize));
+    s.codec = std::move(codec);
+    s.quantizer = quantizer;
+  });
+  s.has_centre = true;
+}
+
+void GpuIndexTurboQuant::reserve(std::int64_t n) {
+  if (n < 0) fail("cannot reserve " + std::to_string(n) + " rows");
+  State& s = *state_;
+  translate_cuda_errors([&] {
+    const cuda::DeviceGuard guard(s.device);
+    s.rows.reserve(static_cast<std::size_t>(n), s.stream);
+  });
+}
+
+std::size_t GpuIndexTurboQuant::device_bytes() const {
+  return state_->rows.capacity() * state_->rows.row_bytes();
+}
+
+void GpuIndexTurboQuant::add(std::int64_t n, const float* x) {
+  if (n < 0) fail("cannot add " + std::to_string(n) + " vectors");
+  if (n == 0) return;
+  State& s = *state_;
+  const auto total = static_cast<std::size_t>(ntotal) + static_cast<std::size_t>(n);
+  if (total > std::numeric_limits<std::uint32_t>::max()) {
+    fail("an index on a device takes at most 4294967295 rows, not " + std::to_string(total));
+  }
+  if (s.options.centre && !s.has_centre) train(n, x);
+  translate_cuda_errors([&] {
+    const cuda::DeviceGuard guard(s.device);
+    s.rows.grow(total, s.stream);
+    s.encode(static_cast<std::size_t>(n), x, s.rows.at(s.rows.size()), 0);
+    s.rows.resize(total);
+  });
+  ntotal += n;
+}
+
+void GpuIndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, float* distances,
+                                std::int64_t* labels, const faiss::SearchParameters* params) const {
+  if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
+  if (k < 1 || k > kMostResults) {
+    fail("k must be 1 to " + std::to_string(kMostResults) + " on a device, not " +
+         std::to_string(k));
+  }
+  if (n == 0) return;
+  State& s = *state_;
+  const auto nq = static_cast<std::size_t>(n);
+  const auto slots = nq * static_cast<std::size_t>(k);
+  std::vector<std::uint64_t> mask;
+  if (params != nullptr && params->sel != nullptr) {
+    mask = selector_mask(*params->sel, s.rows.size());
+  }
+  translate_cuda_errors([&] {
+    const std::lock_guard<std::mutex> lock(s.searching);
+    const cuda::DeviceGuard guard(s.device);
+    const OnDevice queries(s.device, x, nq * s.dimension() * 4, s.stream);
+    const Result scores(s.device, distances, slots * sizeof(float));
+    const Result ids(s.device, labels, slots * sizeof(std::int64_t));
+    cuda::Buffer words;
+    if (!mask.empty()) {
+      words = cuda::Buffer(s.device, mask.size() * 8);
+      cuda::copy(words.get(), mask.data(), mask.size() * 8, s.stream);
+    }
+    cuda::SearchTask task;
+    task.codec = &s.codec;
+    task.levels = s.quantizer.impl().levels;
+    task.signs = s.quantizer.impl().signs;
+    task.two_parts = s.quantizer.impl().two_parts();
+    task.l2 = metric_type == faiss::METRIC_L2;
+    task.rows = s.rows.at(0);
+    task.n = s.rows.size();
+    task.mask = words.as<std::uint32_t>();
+    task.queries = queries.as<float>();
+    task.n_queries = nq;
+    task.k = static_cast<std::size_t>(k);
+    task.scores = scores.as<float>();
+    task.ids = ids.as<std::int64_t>();
+    const std::size_t bad = s.searcher.search(task, s.stream);
+    if (bad != cuda::Searcher::kNoQuery) {
+      fail("query " + std::to_string(bad) + " holds NaN or infinity");
+    }
+    scores.deliver(s.stream);
+    ids.deliver(s.stream);
+    cuda::synchronize(s.stream);
+  });
+}
+
+void GpuIndexTurboQuant::reset() {
+  state_->rows.clear();
+  ntotal = 0;
+}
+
+std::size_t GpuIndexTurboQuant::remove_ids(const faiss::IDSelector& selector) {
+  State& s = *state_;
+  const std::size_t n = s.rows.size();
+  const std::vector<std::uint64_t> removed = selector_mask(selector, n);
+  std::vector<std::uint32_t> kept;
+  for (std::size_t i = 0; i < n; ++i) {
+    if ((removed[i / 64] >> (i % 64) & 1) == 0) kept.push_back(static_cast<std::uint32_t>(i));
+  }
+  if (kept.size() == n) return 0;
+  translate_cuda_errors([&] {
+    const cuda::DeviceGuard guard(s.device);
+    s.rows.keep(kept, s.stream);
+  });
+  ntotal = static_cast<std::int64_t>(kept.size());
+  return n - kept.size();
+}
+
+void GpuIndexTurboQuant::reconstruct(std::int64_t key, float* x) const {
+  if (key < 0 || key >= ntotal) fail("there is no row " + std::to_string(key));
+  std::vector<std::uint8_t> bytes(state_->quantizer.code_size());
+  copy_codes(key, 1, bytes.data());
+  state_->quantizer.dequantize(bytes.data(), 1, x);
+}
+
+std::size_t GpuIndexTurboQuant::sa_code_size() const { return state_->quantizer.code_size(); }
+
+void GpuIndexTurboQuant::sa_encode(std::int64_t n, const float* x, std::uint8_t* bytes) const {
+  State& s = *state_;
+  if (n < 0) fail("cannot encode " + std::to_string(n) + " vectors");
+  if (s.options.centre && !s.has_centre) {
+    fail("the index has no centre yet: train it or add vectors");
+  }
+  if (n == 0) return;
+  translate_cuda_errors([&] {
+    const std::lock_guard<std::mutex> lock(s.searching);
+    const cuda::DeviceGuard guard(s.device);
+    GpuRows rows(s.device, s.quantizer.impl());
+    rows.reserve(static_cast<std::size_t>(n), s.stream);
+    s.encode(static_cast<std::size_t>(n), x, rows.at(0), 0);
+    s.download(rows.at(0), static_cast<std::size_t>(n), bytes);
+  });
+}
+
+void GpuIndexTurboQuant::sa_decode(std::int64_t n, const std::uint8_t* bytes, float* x) const {
+  if (n < 0) fail("cannot decode " + std::to_string(n) + " vectors");
+  if (n > 0) state_->quantizer.dequantize(bytes, static_cast<std::size_t>(n), x);
+}
+
+void GpuIndexTurboQuant::copy_codes(std::int64_t first, std::int64_t n, std::uint8_t* bytes) const {
+  if (first < 0 || n < 0 || first > ntotal - n) {
+    fail("there are no rows " + std::to_string(first) + " to " + std::to_string(first + n - 1));
+  }
+  if (n == 0) return;
+  State& s = *state_;
+  translate_cuda_errors([&] {
+    const std::lock_guard<std::mutex> lock(s.searching);
+    const cuda::DeviceGuard guard(s.device);
+    s.download(s.rows.at(static_cast<std::size_t>(first)), static_cast<std::size_t>(n), bytes);
+  });
+}
+
+void GpuIndexTurboQuant::add_codes(std::int64_t n, const std::uint8_t* bytes) {
+  if (n < 0) fail("cannot add " + std::to_string(n) + " vectors");
+  if (n == 0) return;
+  State& s = *state_;
+  if (s.options.centre && !s.has_centre) fail("the index has no centre yet: set it first");
+  const auto total = static_cast<std::size_t>(ntotal) + static_cast<std::size_t>(n);
+  if (total > std::numeric_limits<std::uint32_t>::max()) {
+    fail("an index on a device takes at most 4294967295 rows, not " + std::to_string(total));
+  }
+  translate_cuda_errors([&] {
+    const cuda::DeviceGuard guard(s.device);
+    s.rows.grow(total, s.stream);
+    s.upload(bytes, static_cast<std::size_t>(n), s.rows.at(s.rows.size()));
+    s.rows.resize(total);
+  });
+  ntotal += n;
+}
+
+std::unique_ptr<GpuIndexTurboQuant> index_cpu_to_gpu(int device, const IndexTurboQuant& index) {
+  auto copied =
+      std::make_unique<GpuIndexTurboQuant>(index.d, index.options(), index.metric_type, device);
+  const std::vector<float> centre = index.centre();
+  if (!centre.empty()) copied->set_centre(centre.data());
+  copied->add_codes(index.ntotal, index.codes.data());
+  copied->verbose = index.verbose;
+  return copied;
+}
+
+std::unique_ptr<IndexTurboQuant> index_gpu_to_cpu(const GpuIndexTurboQuant& index) {
+  auto copied = std::make_unique<IndexTurboQuant>(index.d, index.options(), index.metric_type);
+  const std::vector<float> centre = index.centre();
+  if (!centre.empty()) copied->set_centre(centre.data());
+  copied->codes.resize(static_cast<std::size_t>(index.ntotal) * copied->code_size);
+  index.copy_codes(0, index.ntotal, copied->codes.data());
+  copied->ntotal = index.ntotal;
+  copied->verbose = index.verbose;
+  return copied;
+}
+
+}  // namespace turboquant

@@ -1,0 +1,7 @@
+#include "kernels/cuda/scan.cuh"
+
+namespace turboquant::cuda {
+
+const ScanKernel* scan_kernels_3() { return scan_kernels<3>(); }
+
+}  // namespace turboquant::cuda

@@ -1,0 +1,64 @@
+// What a scan kernel takes, and how scores become keys.
+#pragma once
+
+#include <cfloat>
+#include <cstdint>
+
+#include "kernels/cuda/codec.h"
+#include "kernels/cuda/decode.cuh"
+#include "kernels/cuda/round_plan.h"
+
+namespace turboquant::cuda {
+
+struct ScanArgs {
+  RowLayout layout;
+  RowPointers rows;
+  std::uint32_t n;
+  const std::uint32_t* mask;  // bit i % 32 of word i / 32: row i counts; null for all
+  QueryPointers queries;
+  std::uint32_t n_queries;
+  LevelBytes levels;
+  LevelBytes signs;
+  Round round;
+  bool l2;
+  const std::uint64_t* limits;  // [n_queries] keys from here on are of no interest
+  std::uint64_t* keys;          // [n_queries][capacity]
+  std::uint32_t* counts;        // [n_queries] may end up above the capacity: then keys are missing
+  std::uint32_t capacity;
+};
+
+/// Threads of a scan's block; a warp takes a tile of 16 rows times kRowTiles.
+constexpr int kScanThreads = 256;
+constexpr int kScanWarps = kScanThreads / 32;
+
+struct ScanKernel {
+  void (*function)(ScanArgs);
+  int row_tiles;    // of 16 rows
+  int query_tiles;  // of 8 queries
+  bool two_parts;
+  bool shared;  // keeps the operands of queries in shared memory
+};
+
+/// The kernels for codes of so many bits, by rising query_tiles; null function at the end.
+const ScanKernel* scan_kernels_1();
+const ScanKernel* scan_kernels_2();
+const ScanKernel* scan_kernels_3();
+const ScanKernel* scan_kernels_4();
+
+// As candidate_key and key_score of quantizer/top_k.h.
+__device__ __forceinline__ std::uint64_t candidate_key(bool l2, float score, std::uint32_t row) {
+  std::uint32_t bits = __float_as_uint(score + 0.0f);
+  if (score != score) bits = 0xffc00000u;  // what x86 makes of infinity minus infinity
+  bits ^= (bits >> 31) != 0 ? 0xffffffffu : 0x80000000u;
+  if (!l2) bits = ~bits;
+  return static_cast<std::uint64_t>(bits) << 32 | row;
+}
+
+__device__ __forceinline__ float key_score(bool l2, std::uint64_t key) {
+  auto bits = static_cast<std::uint32_t>(key >> 32);
+  if (!l2) bits = ~bits;
+  bits ^= (bits >> 31) != 0 ? 0x80000000u : 0xffffffffu;
+  return __uint_as_float(bits);
+}
+
+}  // namespace turboquant::cuda

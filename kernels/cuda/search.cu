@@ -1,0 +1,237 @@
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cuda/check.cuh"
+#include "kernels/cuda/scan_args.cuh"
+#include "kernels/cuda/search.h"
+#include "kernels/cuda/select.cuh"
+
+namespace turboquant::cuda {
+namespace {
+
+static_assert(kMostResults == kMostNeighbours);
+
+constexpr std::size_t kCandidateBytes = std::size_t{256} << 20;  // of a batch
+constexpr std::size_t kFactorBytes = 32;                         // QueryFactors, rounded up
+
+LevelBytes level_bytes(const kernels::CodeTable& table, int bits) {
+  LevelBytes bytes{};
+  const int offset = bits == 4 ? table.offset : 0;
+  for (int code = 0; code < 16; ++code) {
+    const auto level = static_cast<std::uint8_t>(table.levels[code] + offset);
+    bytes.words[code / 4] |= static_cast<std::uint32_t>(level) << (code % 4 * 8);
+  }
+  return bytes;
+}
+
+const ScanKernel* kernels_of(int bits) {
+  switch (bits) {
+    case 1:
+      return scan_kernels_1();
+    case 2:
+      return scan_kernels_2();
+    case 3:
+      return scan_kernels_3();
+    default:
+      return scan_kernels_4();
+  }
+}
+
+std::size_t shared_bytes(const ScanKernel& kernel, const RowLayout& layout) {
+  const auto tiles = static_cast<std::size_t>(kernel.query_tiles);
+  const std::size_t operands =
+      kernel.shared ? tiles * 8 * layout.operand_bytes() * (kernel.two_parts ? 2 : 1) : 0;
+  return tiles * 8 * kFactorBytes + operands;
+}
+
+// The kernel with the smallest tile that takes all queries, or the largest that fits.
+const ScanKernel& choose(int bits, const RowLayout& layout, bool two_parts, std::size_t queries,
+                         std::size_t most_shared) {
+  const ScanKernel* best = nullptr;
+  for (const ScanKernel* k = kernels_of(bits); k->function != nullptr; ++k) {
+    if (k->two_parts != two_parts || shared_bytes(*k, layout) > most_shared) continue;
+    const bool enough = best != nullptr && best->shared &&
+                        static_cast<std::size_t>(best->query_tiles) * 8 >= queries;
+    if (!enough) best = k;
+  }
+  return *best;
+}
+
+}  // namespace
+
+struct Searcher::Batch {
+  std::size_t first;
+  std::size_t n;
+  std::size_t capacity;
+  const ScanKernel* kernel;
+  QueryPointers queries;
+  std::uint32_t* counts;
+  std::uint64_t* limits;
+  unsigned long long* bad;
+  std::uint32_t* overflow;
+};
+
+namespace {
+
+struct Flags {
+  unsigned long long bad;  // the first query with NaN or infinity, else all ones
+  std::uint32_t overflow;  // 1 when candidates are missing
+  std::uint32_t unused;
+};
+
+}  // namespace
+
+Searcher::Searcher(int device) : device_(device), flags_on_host_(sizeof(Flags)) {}
+
+std::size_t Searcher::search(const SearchTask& task, StreamPointer stream) {
+  const DeviceGuard guard(device_);
+  const RowLayout& layout = task.codec->layout();
+  const DeviceProperties& device = device_properties(device_);
+  const std::size_t capacity = candidate_capacity(task.n_queries, task.k);
+  const std::size_t most = std::max<std::size_t>(8, kCandidateBytes / (capacity * 8) / 8 * 8);
+  for (std::size_t first = 0; first < task.n_queries; first += most) {
+    Batch batch{};
+    batch.first = first;
+    batch.n = std::min(most, task.n_queries - first);
+    batch.capacity = capacity;
+    batch.kernel =
+        &choose(layout.bits, layout, task.two_parts, batch.n, device.shared_bytes_of_block);
+    const auto of_tile = static_cast<std::size_t>(batch.kernel->query_tiles) * 8;
+    const std::size_t padded = (batch.n + of_tile - 1) / of_tile * of_tile;
+    const std::size_t operand_bytes = padded * layout.operand_bytes();
+    operands_.reserve(device_, operand_bytes * (task.two_parts ? 2 : 1));
+    factors_.reserve(device_, padded * 6 * 4);
+    keys_.reserve(device_, batch.n * capacity * 8);
+    state_.reserve(device_, batch.n * 12 + 16);
+    auto* factors = factors_.as<float>();
+    batch.queries.operands = operands_.as<std::uint8_t>();
+    batch.queries.sign_operands = batch.queries.operands + operand_bytes;
+    batch.queries.scales = factors;
+    batch.queries.sign_scales = factors + padded;
+    batch.queries.norm = factors + 2 * padded;
+    batch.queries.offset = factors + 3 * padded;
+    batch.queries.bias = reinterpret_cast<std::int32_t*>(factors + 4 * padded);
+    batch.queries.sign_bias = batch.queries.bias + padded;
+    batch.limits = state_.as<std::uint64_t>();
+    batch.counts = reinterpret_cast<std::uint32_t*>(batch.limits + batch.n);
+    flags_.reserve(device_, sizeof(Flags));
+    batch.bad = &flags_.as<Flags>()->bad;
+    batch.overflow = &flags_.as<Flags>()->overflow;
+    if (!run(task, batch, stream)) return flags_on_host_.as<Flags>()->bad;
+  }
+  return kNoQuery;
+}
+
+// False when a query holds NaN or infinity.
+bool Searcher::run(const SearchTask& task, const Batch& batch, StreamPointer stream) {
+  const RowLayout& layout = task.codec->layout();
+  fill(flags_.get(), 0xff, sizeof(Flags), stream);
+  const std::size_t eights = (batch.n + 7) / 8 * 8;
+  const auto of_tile = static_cast<std::size_t>(batch.kernel->query_tiles) * 8;
+  if (batch.n % of_tile != 0 && of_tile > 8) {
+    // Tiles of eight that hold no query at all.
+    const std::size_t missing = (of_tile - eights % of_tile) % of_tile;
+    fill(batch.queries.operands + eights * layout.operand_bytes(), 0,
+         missing * layout.operand_bytes(), stream);
+    if (task.two_parts) {
+      fill(batch.queries.sign_operands + eights * layout.operand_bytes(), 0,
+           missing * layout.operand_bytes(), stream);
+    }
+  }
+  task.codec->prepare(task.queries + batch.first * static_cast<std::size_t>(layout.dimension),
+                      batch.n, batch.queries, batch.first, batch.bad, stream);
+  rounds(task, batch, false, stream);
+  Flags& flags = *flags_on_host_.as<Flags>();
+  copy(&flags, flags_.get(), sizeof flags, stream);
+  synchronize(stream);
+  if (flags.bad != ~0ull) return false;
+  if (flags.overflow == 1) {
+    ++repeated_;
+    rounds(task, batch, true, stream);
+    synchronize(stream);
+  }
+  return true;
+}
+
+std::size_t Searcher::resident_blocks(const void* kernel, std::size_t shared) {
+  std::size_t& blocks = resident_[{kernel, shared}];
+  if (blocks == 0) {
+    allow_shared_memory(kernel, device_);
+    int of_one = 0;
+    TQ_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_one, kernel, kScanThreads, shared));
+    blocks = static_cast<std::size_t>(std::max(of_one, 1)) *
+             static_cast<std::size_t>(device_properties(device_).multiprocessors);
+  }
+  return blocks;
+}
+
+void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, StreamPointer stream) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  const ScanKernel& kernel = *batch.kernel;
+  const RowLayout& layout = task.codec->layout();
+  const std::size_t tile_rows = 16 * static_cast<std::size_t>(kernel.row_tiles);
+  ScanArgs scan{};
+  scan.layout = layout;
+  scan.rows = task.rows;
+  scan.n = static_cast<std::uint32_t>(task.n);
+  scan.mask = task.mask;
+  scan.queries = batch.queries;
+  scan.n_queries = static_cast<std::uint32_t>(batch.n);
+  scan.levels = level_bytes(task.levels, layout.bits);
+  scan.signs = level_bytes(task.signs, layout.bits);
+  scan.l2 = task.l2;
+  scan.limits = batch.limits;
+  scan.keys = keys_.as<std::uint64_t>();
+  scan.counts = batch.counts;
+  scan.capacity = static_cast<std::uint32_t>(batch.capacity);
+  SelectArgs select{};
+  select.keys = scan.keys;
+  select.counts = batch.counts;
+  select.limits = batch.limits;
+  select.capacity = scan.capacity;
+  select.n_queries = scan.n_queries;
+  select.k = static_cast<std::uint32_t>(std::min(task.k, std::max<std::size_t>(task.n, 1)));
+  select.overflow = batch.overflow;
+  select.l2 = task.l2;
+
+  const std::size_t shared = shared_bytes(kernel, layout);
+  const std::size_t slots = resident_blocks(reinterpret_cast<const void*>(kernel.function), shared);
+  const auto of_tile = static_cast<std::size_t>(kernel.query_tiles) * 8;
+  const std::size_t query_blocks = (batch.n + of_tile - 1) / of_tile;
+  const std::size_t parts = std::max<std::size_t>(1, slots / query_blocks);
+
+  const auto plan = safe ? plan_safe_rounds(task.n, tile_rows, select.k, batch.capacity)
+                         : plan_rounds(task.n, tile_rows, select.k, batch.capacity);
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    const Round& round = plan[i];
+    scan.round = round;
+    const std::size_t positions = round.tiles * tile_rows;
+    if (round.positional) {
+      const std::size_t last = round.tiles > 0 ? round.tile(round.tiles - 1) + std::size_t{1} : 0;
+      if (task.mask != nullptr || last * tile_rows > task.n) {
+        fill(keys_.get(), 0xff, batch.n * batch.capacity * 8, stream);
+      }
+      select.positional = static_cast<std::uint32_t>(positions);
+      if (task.n == 0) fill(batch.counts, 0, batch.n * 4, stream);
+    } else {
+      select.positional = 0;
+    }
+    if (round.tiles > 0) {
+      const std::size_t wanted = (round.tiles + kScanWarps - 1) / kScanWarps;
+      const dim3 grid(static_cast<unsigned>(std::min(parts, wanted)),
+                      static_cast<unsigned>(query_blocks));
+      kernel.function<<<grid, kScanThreads, shared, cuda_stream>>>(scan);
+      TQ_CUDA_LAUNCHED("scan_kernel");
+    }
+    if (i + 1 < plan.size()) {
+      select_best(select, cuda_stream);
+    } else {
+      // More results than rows were asked for: the slots that are left say so.
+      select.k = static_cast<std::uint32_t>(task.k);
+      write_best(select, task.scores + batch.first * task.k, task.ids + batch.first * task.k,
+                 cuda_stream);
+    }
+  }
+}
+
+}  // namespace turboquant::cuda

@@ -1,0 +1,180 @@
+// The rotation of docs/code_format.md in shared memory, and sums in the order that the format
+// fixes. A vector of floats y lies padded, element i at pad(i), against bank conflicts.
+#pragma once
+
+#include <cstdint>
+
+namespace turboquant::cuda {
+
+struct RotationView {
+  const std::uint32_t* signs;  // [rounds][words of window]: bit i % 32 of word i / 32 set for plus
+  float size;                  // 1 / sqrt(window)
+  int window;
+  int log_window;
+  int rounds;
+  int shift;  // where the window of odd rounds begins
+};
+
+__host__ __device__ constexpr int pad(int i) { return i + (i >> 5); }
+
+/// Threads that share a vector: a warp, or the block.
+template <bool kWarp>
+struct Team {
+  __device__ static int thread() { return kWarp ? threadIdx.x % 32 : threadIdx.x; }
+  __device__ static int size() { return kWarp ? 32 : blockDim.x; }
+  __device__ static void sync() {
+    if constexpr (kWarp) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+  }
+};
+
+// Where the elements of a pass lie: neighbours, 32 or a multiple of it apart, or anyhow. In the
+// first three cases their padded places are a constant apart, if the window begins at a multiple
+// of 32.
+enum class Span { kOne, k32, kMultiple, kAny };
+
+// kStages stages from a span on, in registers. The first pass of a round also applies the signs.
+template <bool kWarp, int kStages, bool kFirst, Span kSpan>
+__device__ __forceinline__ void transform_pass(float* y, int offset, const RotationView& r,
+                                               const std::uint32_t* signs, int log_span) {
+  constexpr int kRadix = 1 << kStages;
+  const int items = r.window >> kStages;
+  const int below = (1 << log_span) - 1;
+  for (int w = Team<kWarp>::thread(); w < items; w += Team<kWarp>::size()) {
+    const int base = ((w & ~below) << kStages) | (w & below);
+    float* const first = y + pad(offset + base);
+    const auto at = [&](int e) -> float& {
+      if constexpr (kSpan == Span::kOne) {
+        return first[e];
+      } else if constexpr (kSpan == Span::k32) {
+        return first[33 * e];
+      } else if constexpr (kSpan == Span::kMultiple) {
+        return first[e * pad(1 << log_span)];
+      } else {
+        return y[pad(offset + base + (e << log_span))];
+      }
+    };
+    float v[kRadix];
+#pragma unroll
+    for (int e = 0; e < kRadix; ++e) v[e] = at(e);
+    if constexpr (kFirst) {
+      const std::uint32_t minus = ~(signs[base >> 5] >> (base & 31));
+#pragma unroll
+      for (int e = 0; e < kRadix; ++e) {
+        v[e] = __int_as_float(__float_as_int(v[e] * r.size) ^ (minus << (31 - e) & 0x80000000u));
+      }
+    }
+#pragma unroll
+    for (int span = 1; span < kRadix; span *= 2) {
+#pragma unroll
+      for (int e = 0; e < kRadix; ++e) {
+        if ((e & span) != 0) continue;
+        const float a = v[e];
+        const float b = v[e + span];
+        v[e] = a + b;
+        v[e + span] = a - b;
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < kRadix; ++e) at(e) = v[e];
+  }
+}
+
+template <bool kWarp, bool kFirst, Span kSpan>
+__device__ __forceinline__ void transform_stages(float* y, int offset, const RotationView& r,
+                                                 const std::uint32_t* signs, int log_span,
+                                                 int stages) {
+  switch (stages) {
+    case 0:
+      return transform_pass<kWarp, 0, kFirst, kSpan>(y, offset, r, signs, log_span);
+    case 1:
+      return transform_pass<kWarp, 1, kFirst, kSpan>(y, offset, r, signs, log_span);
+    case 2:
+      return transform_pass<kWarp, 2, kFirst, kSpan>(y, offset, r, signs, log_span);
+    case 3:
+      return transform_pass<kWarp, 3, kFirst, kSpan>(y, offset, r, signs, log_span);
+    case 4:
+      return transform_pass<kWarp, 4, kFirst, kSpan>(y, offset, r, signs, log_span);
+    default:
+      return transform_pass<kWarp, 5, kFirst, kSpan>(y, offset, r, signs, log_span);
+  }
+}
+
+/// y = R y. Ends with a synchronization of the team.
+template <bool kWarp>
+__device__ void rotate(float* y, const RotationView& r) {
+  // Few, even passes, of as many stages as leave work for all threads.
+  const int most = kWarp ? (r.log_window >= 10 ? 5 : 3)
+                         : min(5, max(2, r.log_window - (31 - __clz(blockDim.x))));
+  const int passes = r.log_window == 0 ? 1 : (r.log_window + most - 1) / most;
+  const int words = (r.window + 31) / 32;
+  for (int round = 0; round < r.rounds; ++round) {
+    const int offset = round % 2 == 0 ? 0 : r.shift;
+    int log_span = 0;
+    for (int pass = 0; pass < passes; ++pass) {
+      const int stages = (r.log_window - log_span + passes - pass - 1) / (passes - pass);
+      const std::uint32_t* signs = r.signs + round * words;
+      const bool aligned = offset % 32 == 0;
+      if (pass == 0 && aligned) {
+        transform_stages<kWarp, true, Span::kOne>(y, offset, r, signs, 0, stages);
+      } else if (pass == 0) {
+        transform_stages<kWarp, true, Span::kAny>(y, offset, r, signs, 0, stages);
+      } else if (aligned && log_span == 5 && stages == 5) {
+        transform_pass<kWarp, 5, false, Span::k32>(y, offset, r, signs, log_span);
+      } else if (aligned && log_span >= 5) {
+        transform_stages<kWarp, false, Span::kMultiple>(y, offset, r, signs, log_span, stages);
+      } else {
+        transform_stages<kWarp, false, Span::kAny>(y, offset, r, signs, log_span, stages);
+      }
+      log_span += stages;
+      Team<kWarp>::sync();
+    }
+  }
+}
+
+/// Sum of squares in double for each of kVectors vectors, `pitch` apart: eight threads each, lane
+/// i % 8 adds, lanes are added pairwise. All threads of the block call it, after a barrier of the
+/// block; it ends with one.
+template <int kVectors>
+__device__ void norms_squared(const float* y, int pitch, int d, double* out) {
+  if (threadIdx.x < kVectors * 8) {
+    const float* v = y + (threadIdx.x / 8) * pitch;
+    const int lane = threadIdx.x % 8;
+    double sum = 0;
+#pragma unroll 8
+    for (int i = lane; i < d; i += 8) {
+      const double x = v[pad(i)];
+      sum += x * x;
+    }
+    const unsigned active = kVectors >= 4 ? 0xffffffffu : (1u << (kVectors * 8)) - 1;
+    for (int half = 4; half > 0; half /= 2) sum += __shfl_down_sync(active, sum, half, 8);
+    if (lane == 0) out[threadIdx.x / 8] = sum;
+  }
+  __syncthreads();
+}
+
+/// Sum of y[i] * (by ? by[i] : 1) in float: lane i % 16 adds, lanes are added pairwise. As above.
+template <int kVectors>
+__device__ void lane_sums(const float* y, int pitch, int d, const float* by, float* out) {
+  if (threadIdx.x < kVectors * 16) {
+    const float* v = y + (threadIdx.x / 16) * pitch;
+    const int lane = threadIdx.x % 16;
+    float sum = 0;
+    if (by == nullptr) {
+#pragma unroll 8
+      for (int i = lane; i < d; i += 16) sum += v[pad(i)];
+    } else {
+#pragma unroll 8
+      for (int i = lane; i < d; i += 16) sum += by[i] * v[pad(i)];
+    }
+    const unsigned active = kVectors >= 2 ? 0xffffffffu : 0xffffu;
+    for (int half = 8; half > 0; half /= 2) sum += __shfl_down_sync(active, sum, half, 16);
+    if (lane == 0) out[threadIdx.x / 16] = sum;
+  }
+  __syncthreads();
+}
+
+}  // namespace turboquant::cuda
