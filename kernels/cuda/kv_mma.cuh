@@ -46,6 +46,13 @@ __device__ __forceinline__ void mma_half(float (&c)[4], uint32_t a0, uint32_t a1
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// __byte_perm would clear the selectors' fourth bits.
+__device__ __forceinline__ uint32_t permute(uint32_t low, uint32_t high, uint32_t selectors) {
+  uint32_t result;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selectors));
+  return result;
+}
+
 // Codes of fragments to bytes, four at a time. A byte permutation takes hexadecimal digits as
 // selectors: 0 to 7 choose, and 8 to 15 give the chosen byte's sign, which is 0 for level + 61, so
 // that two of them, the second with its selectors' fourth bits flipped, together look up 16 levels.
@@ -60,11 +67,11 @@ struct LevelBytes {
 
   __device__ __forceinline__ uint32_t four(uint32_t digits, uint32_t flipped) const {
     if constexpr (kBits == 4) {
-      return __byte_perm(words[0], words[1], digits) | __byte_perm(words[2], words[3], flipped);
+      return permute(words[0], words[1], digits) | permute(words[2], words[3], flipped);
     } else if constexpr (kBits == 3) {
-      return __byte_perm(words[0], words[1], digits);
+      return permute(words[0], words[1], digits);
     } else {
-      return __byte_perm(words[0], 0, digits);
+      return permute(words[0], 0, digits);
     }
   }
 
