@@ -339,6 +339,7 @@ def main() -> int:
     parser.add_argument("--bits", default="44,33")
     parser.add_argument("--parts", default="decode,logits,heads,append")
     parser.add_argument("--markdown")
+    parser.add_argument("--nopeers", action="store_true", help="ours alone, for tuning")
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     lib = ctypes.CDLL(args.library)
@@ -354,7 +355,7 @@ def main() -> int:
     rows, logit_rows, head_rows = [], [], []
     if "decode" in parts:
         for shape in shapes:
-            decode(lib, shape, (32, 8, 128), bits, rows)
+            decode(lib, shape, (32, 8, 128), bits, rows, not args.nopeers)
     if "logits" in parts:
         for shape in shapes:
             logits(lib, shape, (32, 8, 128), logit_rows)

@@ -70,7 +70,15 @@ class Encoder {
 
   __device__ void run() {
     if (blockIdx.x >= plan_.pages || !plan_.fits) return;
-    for (uint32_t t = warp_; t < layer_.page_tokens; t += kEncodeWarps) rotate(t);
+    float factors[2][kEach];
+#pragma unroll
+    for (int round = 0; round < 2; ++round) {
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        factors[round][e] = layer_.factors[round * kDim + lane_ * kEach + e];
+      }
+    }
+    for (uint32_t t = warp_; t < layer_.page_tokens; t += kEncodeWarps) rotate(t, factors);
     __syncthreads();
     if (keys_) centre();
     for (uint32_t tile = 0; tile < layer_.page_tokens / kTileTokens; ++tile) {
@@ -91,7 +99,7 @@ class Encoder {
            (static_cast<size_t>(number) * layer_.kv_heads + head_) * layer_.format.bytes();
   }
 
-  __device__ void rotate(uint32_t t) {
+  __device__ void rotate(uint32_t t, const float (&factors)[2][kEach]) {
     const uint32_t i = blockIdx.x * layer_.page_tokens + t;
     float y[kEach];
     if (i < state_.tail) {
@@ -113,7 +121,7 @@ class Encoder {
             to_half(load_element(array, from + lane_ * kEach + e, append_.element)));
       }
     }
-    rotate_warp<kEach>(y, layer_.factors, lane_);
+    rotate_warp<kEach>(y, factors, lane_);
 #pragma unroll
     for (int e = 0; e < kEach; ++e) rows_[t * kStride + lane_ * kEach + e] = y[e];
   }

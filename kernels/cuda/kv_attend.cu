@@ -34,8 +34,12 @@ struct Shape {
   TQ_KV_BOTH uint32_t parts() const { return splits + raw_parts; }
 };
 
+// Halves of tiles in a warp's ring, and blocks of a multiprocessor: what registers and shared memory
+// have room for.
 template <int kDim>
 constexpr int kSlots = kDim == 256 ? 2 : 3;
+template <int kDim>
+constexpr int kResident = kDim == 256 ? 2 : 3;
 
 template <int kDim>
 struct Shared {
@@ -95,6 +99,7 @@ class Block {
   }
 
   __device__ void run() {
+    prepare_queries();
     const bool sound = state_.length >= a_.queries + a_.after;
     uint32_t begin = 0;
     uint32_t end = 0;
@@ -102,7 +107,6 @@ class Block {
     first_ = begin + warp_;
     count_ = first_ < end ? (end - first_ + kWarps - 1) / kWarps : 0;
     for (int h = 0; h < kSlots<kDim>; ++h) issue(h);
-    prepare_queries();
     for (uint32_t r = (blockIdx.x + shape_.blocks - shape_.raw_first) % shape_.blocks;
          r < shape_.raw_parts; r += shape_.blocks) {
       store_queries(false);
@@ -185,7 +189,15 @@ class Block {
            head_ * layer_.group + row % layer_.group;
   }
 
-  __device__ void prepare_queries() {
+  // Loads that depend on nothing come first, so that their latencies overlap.
+  __device__ __forceinline__ void prepare_queries() {
+#pragma unroll
+    for (int round = 0; round < 2; ++round) {
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        factors_[round][e] = layer_.factors[round * kDim + lane_ * kEach + e];
+      }
+    }
 #pragma unroll
     for (int i = 0; i < kRowsOfWarp; ++i) {
       const uint32_t r = warp_ * kRowsOfWarp + i;
@@ -209,7 +221,7 @@ class Block {
 #pragma unroll
       for (int e = 0; e < kEach; ++e) x[e] = plain_[i][e];
       if (rotated) {
-        rotate_warp<kEach>(x, layer_.factors, lane_);
+        rotate_warp<kEach>(x, factors_, lane_);
         store_bytes(r, x);
       }
 #pragma unroll
@@ -677,6 +689,7 @@ class Block {
   Range mine_{}, all_{}, any_{};  // what row g sees, all rows see, any row sees
   uint32_t first_ = 0, count_ = 0;  // this warp's tiles: first_, first_ + kWarps, ...
   uint32_t numbers_ = 0, spans_ = 0;
+  float factors_[2][kEach];  // of the rotation
   float plain_[kRowsOfWarp][kEach];
   float sums_[kDim / 4] = {};
   float largest_ = -INFINITY;
@@ -684,11 +697,12 @@ class Block {
 };
 
 template <int kDim, bool kScores>
-__global__ void __launch_bounds__(kThreads, kDim == 256 ? 2 : 3)
+__global__ void __launch_bounds__(kThreads, kResident<kDim>)
     attend_kernel(const __grid_constant__ KvLayer layer, const __grid_constant__ KvAttend attend,
                   const __grid_constant__ Shape shape) {
   extern __shared__ __align__(128) unsigned char memory[];
   let_next_start();
+  wait_for_previous();
   Block<kDim, kScores>(layer, attend, shape, memory).run();
 }
 
@@ -718,7 +732,28 @@ __global__ void __launch_bounds__(kDim* kShares)
   const uint32_t lane = threadIdx.x % 32;
   constexpr uint32_t kWarpsHere = kDim * kShares / 32;
   const float sink = a.sinks != nullptr ? a.sinks[head] * kLog2E : -INFINITY;
+  constexpr int kEach = kDim / 32;
+  float factors[2][kEach];
+#pragma unroll
+  for (int round = 0; round < 2; ++round) {
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) factors[round][e] = layer.factors[round * kDim + lane * kEach + e];
+  }
+  let_next_start();
   wait_for_previous();
+
+  // Partial sums are on their way while their weights are made. Those of weight 0 were never written.
+  constexpr uint32_t kAhead = 8;
+  const uint32_t d = threadIdx.x % kDim;
+  const uint32_t share = threadIdx.x / kDim;
+  const float* from = a.workspace + (part0 * kRows + row) * kDim + d;
+  const auto part = [&](uint32_t p) { return from[static_cast<size_t>(p) * kRows * kDim]; };
+  float ahead[kAhead];
+#pragma unroll
+  for (uint32_t i = 0; i < kAhead; ++i) {
+    const uint32_t p = share + i * kShares;
+    ahead[i] = p < parts ? part(p) : 0;
+  }
 
   float largest = sink;
   for (uint32_t p = threadIdx.x; p < parts; p += blockDim.x) {
@@ -744,25 +779,28 @@ __global__ void __launch_bounds__(kDim* kShares)
   total = sink == -INFINITY ? 0 : exp2_fast(sink - largest);
   for (uint32_t w = 0; w < kWarpsHere; ++w) total += reduced[1][w];
 
-  const uint32_t d = threadIdx.x % kDim;
-  const uint32_t share = threadIdx.x / kDim;
-  const float* from = a.workspace + (part0 * kRows + row) * kDim + d;
   float coded = 0;
-#pragma unroll 8
-  for (uint32_t p = share; p < shape.splits; p += kShares) {
-    const float weight = weights[p];
-    if (weight > 0) coded = fmaf(weight, from[static_cast<size_t>(p) * kRows * kDim], coded);
-  }
   float raw = 0;
-  for (uint32_t p = shape.splits + share; p < parts; p += kShares) {
+  const auto add = [&](uint32_t p, float value) {
     const float weight = weights[p];
-    if (weight > 0) raw = fmaf(weight, from[static_cast<size_t>(p) * kRows * kDim], raw);
+    value = weight > 0 ? value : 0;
+    if (p < shape.splits) {
+      coded = fmaf(weight, value, coded);
+    } else {
+      raw = fmaf(weight, value, raw);
+    }
+  };
+#pragma unroll
+  for (uint32_t i = 0; i < kAhead; ++i) {
+    const uint32_t p = share + i * kShares;
+    if (p < parts) add(p, ahead[i]);
   }
+#pragma unroll 8
+  for (uint32_t p = share + kAhead * kShares; p < parts; p += kShares) add(p, part(p));
   sums[0][share][d] = coded;
   sums[1][share][d] = raw;
   __syncthreads();
   if (warp != 0) return;
-  constexpr int kEach = kDim / 32;
   float rotated[kEach];
 #pragma unroll
   for (int e = 0; e < kEach; ++e) {
@@ -773,7 +811,7 @@ __global__ void __launch_bounds__(kDim* kShares)
   for (int round = 1; round >= 0; --round) {
     fwht_warp<kEach>(rotated, lane);
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) rotated[e] *= layer.factors[round * kDim + lane * kEach + e];
+    for (int e = 0; e < kEach; ++e) rotated[e] *= factors[round][e];
   }
   const float inverse = total > 0 ? 1 / total : 0;
   const size_t at = (static_cast<size_t>(z) * a.queries + in_head / layer.group) *
@@ -805,23 +843,25 @@ uint32_t shared_bytes(const KvLayer& layer) {
 }
 
 // How many blocks share a sequence: so many that the last wave of blocks is nearly full, and that
-// every block has some tiles for each of its warps.
+// every warp has two tiles. Raw tokens have blocks of their own where few are needed.
 Shape shape_of(const KvLayer& layer, const KvAttend& a, int device) {
   Shape shape{};
   shape.slot_bytes = slot_bytes(layer);
   shape.row_blocks = (a.queries * layer.group + kRows - 1) / kRows;
-  const uint32_t raw = layer.sink_tokens + layer.ring();
-  shape.raw_parts = (raw + kRawTokens - 1) / kRawTokens;
+  shape.raw_parts = (layer.slots() + kRawTokens - 1) / kRawTokens;
   const DeviceProperties& properties = device_properties(device);
+  static_assert(kResident<64> == kResident<128>);
   const uint32_t room = static_cast<uint32_t>(properties.multiprocessors) *
-                        (layer.format.dim == 256 ? 2 : 3);
+                        (layer.format.dim == 256 ? kResident<256> : kResident<128>);
   const uint32_t bundles = layer.kv_heads * shape.row_blocks * a.sequences;
   const uint32_t tiles = (a.most_tokens + kTileTokens - 1) / kTileTokens;
-  const uint32_t most = std::max(1u, std::min(1024u, tiles / kWarps));
+  const uint32_t most = std::max(1u, std::min(1024u, tiles / (2 * kWarps)));
+  const bool apart = shape.raw_parts * bundles <= room / 8;
+  const uint32_t extra = apart ? shape.raw_parts : 0;
   double best = 0;
   shape.splits = 1;
   for (uint32_t s = 1; s <= most; ++s) {
-    const uint32_t blocks = s * bundles;
+    const uint32_t blocks = (s + extra) * bundles;
     const uint32_t waves = (blocks + room - 1) / room;
     if (s > 1 && waves > 4) break;
     const double full = static_cast<double>(blocks) / (static_cast<double>(waves) * room);
@@ -831,9 +871,7 @@ Shape shape_of(const KvLayer& layer, const KvAttend& a, int device) {
       shape.splits = s;
     }
   }
-  // Raw tokens have blocks of their own where there is room for them.
-  const bool apart = (shape.splits + shape.raw_parts) * bundles <= room;
-  shape.blocks = shape.splits + (apart ? shape.raw_parts : 0);
+  shape.blocks = shape.splits + extra;
   shape.raw_first = apart ? shape.splits : 0;
   return shape;
 }
@@ -845,20 +883,22 @@ void launch_attend(const KvLayer& layer, const KvAttend& a, const Shape& shape,
   TQ_CUDA(cudaFuncSetAttribute(attend_kernel<kDim, kScores>,
                                cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(bytes)));
-  const dim3 grid(shape.blocks, layer.kv_heads * shape.row_blocks, a.sequences);
-  attend_kernel<kDim, kScores><<<grid, kThreads, bytes, stream>>>(layer, a, shape);
-  TQ_CUDA_LAUNCHED("attend");
+  // Each kernel starts while the one before it ends, and waits for it before reading what it wrote.
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(shape.blocks, layer.kv_heads * shape.row_blocks, a.sequences);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  TQ_CUDA(cudaLaunchKernelEx(&config, attend_kernel<kDim, kScores>, layer, a, shape));
   if constexpr (!kScores) {
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(std::min(kRows, a.queries * layer.group), grid.y, grid.z);
+    config.gridDim.x = std::min(kRows, a.queries * layer.group);
     config.blockDim = dim3(kDim * kShares);
     config.dynamicSmemBytes = shape.parts() * sizeof(float);
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
     TQ_CUDA(cudaLaunchKernelEx(&config, combine_kernel<kDim>, layer, a, shape));
   }
 }

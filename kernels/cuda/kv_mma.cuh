@@ -181,11 +181,12 @@ __device__ __forceinline__ void fwht_warp(float (&y)[kEach], uint32_t lane) {
 
 // y = R y of quantizer/rotation.h for powers of two: two rounds of signs and fwht.
 template <int kEach>
-__device__ __forceinline__ void rotate_warp(float (&y)[kEach], const float* factors, uint32_t lane) {
+__device__ __forceinline__ void rotate_warp(float (&y)[kEach], const float (&factors)[2][kEach],
+                                            uint32_t lane) {
 #pragma unroll
   for (int round = 0; round < 2; ++round) {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) y[i] *= factors[round * kEach * 32 + lane * kEach + i];
+    for (int i = 0; i < kEach; ++i) y[i] *= factors[round][i];
     fwht_warp<kEach>(y, lane);
   }
 }
