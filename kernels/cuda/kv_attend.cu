@@ -55,6 +55,7 @@ struct Shared {
   float largest[kWarps][kRows];
   float totals[kWarps][kRows];
   uint32_t spans[kWarps][4];
+  uint64_t barriers[kWarps][kSlots<kDim>];
 };
 
 // Tokens [begin, end) that a query row sees.
@@ -82,6 +83,7 @@ class Block {
         stages_(memory + (sizeof(Shared<kDim>) + 127) / 128 * 128),
         warp_(threadIdx.x / 32),
         lane_(threadIdx.x % 32),
+        copies_(shared_.barriers[warp_], lane_),
         g_(lane_ / 4),
         t_(lane_ % 4),
         head_(blockIdx.y / shape.row_blocks),
@@ -158,16 +160,13 @@ class Block {
       const unsigned char* from =
           layer_.pool + (static_cast<size_t>(number) * layer_.kv_heads + head_) * f.bytes() +
           (values ? f.values() : 0);
-      const uint32_t chunks = (values ? f.bytes() - f.values() : f.values()) / 16;
-      unsigned char* to = slot(h);
-#pragma unroll 3
-      for (uint32_t i = lane_; i < chunks; i += 32) copy_16(to + 16 * i, from + 16 * i);
+      copies_.copy(h, slot(h), from, values ? f.bytes() - f.values() : f.values());
       if (!values) {
         const uint32_t span = __shfl_sync(~0u, spans_, tile % 32);
         if (lane_ == 0) shared_.spans[warp_][tile % 4] = span;
       }
     }
-    commit_copies();
+    copies_.commit();
   }
 
   __device__ void load_table(uint32_t tile) {
@@ -415,8 +414,7 @@ class Block {
     const int bias = kMagicBits - (layer_.keys.bits == 4 ? kLevelOffset * shared_.sums[g_] : 0);
     uint32_t h = 0;
     for (uint32_t tile = 0; tile < count_; ++tile) {
-      wait_copies<kSlots<kDim> - 1>();
-      __syncwarp();
+      copies_.wait(h);
       float scores[16];
       const uint32_t span = shared_.spans[warp_][tile % 4];
       switch (layer_.keys.bits) {
@@ -437,8 +435,7 @@ class Block {
         store_scores(span, scores);
         continue;
       }
-      wait_copies<kSlots<kDim> - 1>();
-      __syncwarp();
+      copies_.wait(h);
       uint32_t digits[2][4];
       const float factor = weigh(slot(h), scores, digits);
       switch (layer_.values.bits) {
@@ -633,7 +630,6 @@ class Block {
 
   // The warps' sums become the block's.
   __device__ void finish() {
-    wait_copies<0>();
 #pragma unroll
     for (int span = 1; span < 4; span *= 2) total_ += __shfl_xor_sync(~0u, total_, span);
     if (t_ == 0) {
@@ -682,7 +678,9 @@ class Block {
   const Shape& shape_;
   Shared<kDim>& shared_;
   unsigned char* const stages_;
-  const uint32_t warp_, lane_, g_, t_;
+  const uint32_t warp_, lane_;
+  CopyRing<kSlots<kDim>> copies_;
+  const uint32_t g_, t_;
   const uint32_t head_, row0_, rows_, sequence_;
   const KvState state_;
   uint32_t query_ = 0;

@@ -124,17 +124,84 @@ __device__ __forceinline__ void load_digits(const unsigned char* group, uint32_t
   }
 }
 
-__device__ __forceinline__ void copy_16(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-               "l"(global)
-               : "memory");
-}
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kLeft>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
-}
+// A ring of kSlots pieces of shared memory of one warp that copies fill in order. From compute
+// capability 9.0 on the copy engine does it, one instruction a piece; before, all lanes.
+template <int kSlots>
+class CopyRing {
+ public:
+  // barriers: kSlots of this warp's.
+  __device__ __forceinline__ CopyRing(uint64_t* barriers, uint32_t lane)
+      : barriers_(address(barriers)), lane_(lane) {
+#if __CUDA_ARCH__ >= 900
+    if (lane == 0) {
+#pragma unroll
+      for (int i = 0; i < kSlots; ++i) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + 8 * i) : "memory");
+      }
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
+    __syncwarp();
+#endif
+  }
+
+  // Piece h goes to slot h % kSlots, which all lanes have finished with. Sizes are multiples of 16.
+  __device__ __forceinline__ void copy(uint32_t h, void* to, const void* from, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+    if (lane_ != 0) return;
+    const uint32_t barrier = barriers_ + 8 * (h % kSlots);
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(address(to)),
+        "l"(from), "r"(bytes), "r"(barrier)
+        : "memory");
+#else
+#pragma unroll 3
+    for (uint32_t i = 16 * lane_; i < bytes; i += 512) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address(to) + i),
+                   "l"(static_cast<const unsigned char*>(from) + i)
+                   : "memory");
+    }
+#endif
+  }
+
+  // Behind every copy() or its absence, so that pieces can be counted.
+  __device__ __forceinline__ void commit() {
+#if __CUDA_ARCH__ < 900
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+  }
+
+  // Until piece h, which is the oldest of kSlots, is there for all lanes.
+  __device__ __forceinline__ void wait(uint32_t h) {
+#if __CUDA_ARCH__ >= 900
+    const uint32_t barrier = barriers_ + 8 * (h % kSlots);
+    const uint32_t phase = h / kSlots % 2;
+    uint32_t done = 0;
+    while (done == 0) {
+      asm volatile(
+          "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+          "selp.u32 %0, 1, 0, p; }"
+          : "=r"(done)
+          : "r"(barrier), "r"(phase)
+          : "memory");
+    }
+#else
+    asm volatile("cp.async.wait_group %0;" ::"n"(kSlots - 1) : "memory");
+#endif
+    __syncwarp();
+  }
+
+ private:
+  __device__ static __forceinline__ uint32_t address(const void* shared) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  }
+
+  const uint32_t barriers_;
+  const uint32_t lane_;
+};
 
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
