@@ -457,6 +457,7 @@ void DeviceCache::attend(std::size_t layer, const AttentionBatch& batch,
   const cuda::DeviceGuard guard(device_.device);
   require(std::isfinite(options.scale) && std::isfinite(options.softcap) && options.softcap >= 0,
           "the scale must be finite and the softcap finite and not negative");
+  require(reinterpret_cast<std::uintptr_t>(attention.q) % 16 == 0, "q is not aligned to 16 bytes");
   const bool captured = cuda::capturing(stream);
   const CacheOptions& o = host_.options();
   std::size_t longest = 0;

@@ -87,7 +87,8 @@ void tq_kv_destroy(tq_kv_cache* cache); /* null is allowed */
 /* ---- Tokens in the memory of a CUDA device ----
  *
  * A cache made here is used by the functions of this header as any other; what differs:
- *   - keys, values, q, out, lse, mask, sinks and scores are arrays in that device's memory;
+ *   - keys, values, q, out, lse, mask, sinks and scores are arrays in that device's memory,
+ *     q aligned to 16 bytes;
  *   - append and attend return before the work is done. They run in the order of the stream they are
  *     given; the caller orders different streams of his. tq_kv_append and tq_kv_attend use the
  *     default stream and single precision;

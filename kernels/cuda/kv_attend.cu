@@ -18,6 +18,7 @@ constexpr uint32_t kWarps = 4;
 constexpr uint32_t kThreads = 32 * kWarps;
 constexpr uint32_t kRows = 8;        // query rows of a block
 constexpr uint32_t kRawTokens = 64;  // of a block's raw part
+constexpr uint32_t kRawTiles = 8;    // tiles that take as long
 constexpr uint32_t kRawStride = 12;  // floats of a token's weights; 8 are used
 constexpr float kLog2E = 1.44269504f;
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: its bits plus an integer are it plus that
@@ -139,10 +140,17 @@ class Block {
         }
       }
     }
-    const uint32_t tiles = state_.tiles - from;
-    begin = from + static_cast<uint32_t>(static_cast<uint64_t>(tiles) * blockIdx.x / shape_.splits);
-    end = from +
-          static_cast<uint32_t>(static_cast<uint64_t>(tiles) * (blockIdx.x + 1) / shape_.splits);
+    begin = from + border(state_.tiles - from, blockIdx.x);
+    end = from + border(state_.tiles - from, blockIdx.x + 1);
+  }
+
+  // Tiles of the splits before x. Those that have a raw part too get fewer.
+  __device__ uint32_t border(uint32_t tiles, uint32_t x) const {
+    const bool shared = shape_.raw_first == 0 && shape_.raw_parts <= shape_.splits &&
+                        tiles >= 2 * kRawTiles * shape_.splits;
+    const uint64_t all = tiles + (shared ? shape_.raw_parts * kRawTiles : 0);
+    const uint32_t before = static_cast<uint32_t>(all * x / shape_.splits);
+    return before - (shared ? min(x, shape_.raw_parts) * kRawTiles : 0);
   }
 
   __device__ unsigned char* slot(uint32_t h) const {
@@ -201,12 +209,9 @@ class Block {
     for (int i = 0; i < kRowsOfWarp; ++i) {
       const uint32_t r = warp_ * kRowsOfWarp + i;
 #pragma unroll
-      for (int e = 0; e < kEach; ++e) {
-        plain_[i][e] = 0;
-        if (r < rows_) {
-          plain_[i][e] =
-              load_element(a_.q, row_of(r) * kDim + lane_ * kEach + e, a_.element) * a_.scale;
-        }
+      for (int e = 0; e < kEach; ++e) plain_[i][e] = 0;
+      if (r < rows_) {
+        load_elements<kEach>(a_.q, row_of(r) * kDim + lane_ * kEach, a_.element, plain_[i]);
       }
     }
   }
@@ -218,7 +223,7 @@ class Block {
       const uint32_t r = warp_ * kRowsOfWarp + i;
       float x[kEach];
 #pragma unroll
-      for (int e = 0; e < kEach; ++e) x[e] = plain_[i][e];
+      for (int e = 0; e < kEach; ++e) x[e] = plain_[i][e] * a_.scale;
       if (rotated) {
         rotate_warp<kEach>(x, factors_, lane_);
         store_bytes(r, x);
@@ -841,7 +846,7 @@ uint32_t shared_bytes(const KvLayer& layer) {
 }
 
 // How many blocks share a sequence: so many that the last wave of blocks is nearly full, and that
-// every warp has two tiles. Raw tokens have blocks of their own where few are needed.
+// every warp has a tile. Raw tokens have blocks of their own where few are needed.
 Shape shape_of(const KvLayer& layer, const KvAttend& a, int device) {
   Shape shape{};
   shape.slot_bytes = slot_bytes(layer);
@@ -853,7 +858,7 @@ Shape shape_of(const KvLayer& layer, const KvAttend& a, int device) {
                         (layer.format.dim == 256 ? kResident<256> : kResident<128>);
   const uint32_t bundles = layer.kv_heads * shape.row_blocks * a.sequences;
   const uint32_t tiles = (a.most_tokens + kTileTokens - 1) / kTileTokens;
-  const uint32_t most = std::max(1u, std::min(1024u, tiles / (2 * kWarps)));
+  const uint32_t most = std::max(1u, std::min(1024u, tiles / kWarps));
   const bool apart = shape.raw_parts * bundles <= room / 8;
   const uint32_t extra = apart ? shape.raw_parts : 0;
   double best = 0;
@@ -863,7 +868,7 @@ Shape shape_of(const KvLayer& layer, const KvAttend& a, int device) {
     const uint32_t waves = (blocks + room - 1) / room;
     if (s > 1 && waves > 4) break;
     const double full = static_cast<double>(blocks) / (static_cast<double>(waves) * room);
-    const double worth = full - 0.01 * waves;
+    const double worth = full - 0.02 * waves;
     if (worth > best + 1e-9) {
       best = worth;
       shape.splits = s;

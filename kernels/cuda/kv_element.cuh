@@ -19,6 +19,32 @@ __device__ __forceinline__ float load_element(const void* from, size_t i, KvElem
   }
 }
 
+// kCount neighbours from a multiple of kCount on; the array is aligned to 16 bytes.
+template <int kCount>
+__device__ __forceinline__ void load_elements(const void* from, size_t i, KvElement element,
+                                              float (&x)[kCount]) {
+  struct alignas(2 * kCount) Halves {
+    unsigned short v[kCount];
+  };
+  constexpr int kAlign = kCount < 4 ? 4 * kCount : 16;
+  struct alignas(kAlign) Floats {
+    float v[kCount];
+  };
+  if (element == KvElement::kFloat) {
+    const Floats loaded = *reinterpret_cast<const Floats*>(static_cast<const float*>(from) + i);
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) x[e] = loaded.v[e];
+    return;
+  }
+  const Halves loaded = *reinterpret_cast<const Halves*>(static_cast<const __half*>(from) + i);
+  const bool half = element == KvElement::kHalf;
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) {
+    x[e] = half ? __half2float(__ushort_as_half(loaded.v[e]))
+                : __uint_as_float(static_cast<uint32_t>(loaded.v[e]) << 16);
+  }
+}
+
 __device__ __forceinline__ void store_element(void* to, size_t i, KvElement element, float x) {
   switch (element) {
     case KvElement::kHalf:
