@@ -115,9 +115,7 @@ struct Attention {
   std::vector<std::size_t> sequences;
   std::vector<std::size_t> queries;
   kv::AttentionOptions options;
-  kv::AttentionBatch batch() const {
-    return {sequences.size(), sequences.data(), queries.data()};
-  }
+  kv::AttentionBatch batch() const { return {sequences.size(), sequences.data(), queries.data()}; }
 };
 
 Attention attention_of(const tq_kv_attention& a) {

@@ -303,11 +303,10 @@ void DeviceCache::check_room(std::size_t layer, const std::vector<std::size_t>& 
     const std::size_t tiles = tiles_after(layer, each, n);
     if (each.state.length + n > device_.sequence_tokens ||
         tiles > layers_[layer].view.table_stride) {
-      throw std::out_of_range("sequence " + std::to_string(number) + " has " +
-                              std::to_string(each.state.length) + " tokens, and with " +
-                              std::to_string(n) + " more it would pass the " +
-                              std::to_string(device_.sequence_tokens) +
-                              " that the cache was made for");
+      throw std::out_of_range(
+          "sequence " + std::to_string(number) + " has " + std::to_string(each.state.length) +
+          " tokens, and with " + std::to_string(n) + " more it would pass the " +
+          std::to_string(device_.sequence_tokens) + " that the cache was made for");
     }
     if (tiles > each.tiles.size()) needed += tiles - each.tiles.size();
   }
@@ -437,8 +436,7 @@ void DeviceCache::refresh() {
 void DeviceCache::run(std::size_t layer, const cuda::KvAttend& attend, StreamPointer stream) {
   cuda::KvAttend ready = attend;
   if (ready.scores == nullptr) {
-    const std::size_t bytes =
-        cuda::kv_workspace_bytes(layers_[layer].view, ready, device_.device);
+    const std::size_t bytes = cuda::kv_workspace_bytes(layers_[layer].view, ready, device_.device);
     if (bytes > workspace_.bytes()) {
       require(!cuda::capturing(stream),
               "so many queries need more memory than decoding; attend once before capturing");
@@ -466,9 +464,9 @@ void DeviceCache::attend(std::size_t layer, const AttentionBatch& batch,
     longest = std::max(longest, length);
     require(batch.queries[b] >= 1, "a sequence must ask at least one query");
     if (captured) continue;
-    require(batch.queries[b] <= length,
-            "sequence " + std::to_string(batch.sequences[b]) + " has " + std::to_string(length) +
-                " tokens, and " + std::to_string(batch.queries[b]) + " of them ask");
+    require(batch.queries[b] <= length, "sequence " + std::to_string(batch.sequences[b]) + " has " +
+                                            std::to_string(length) + " tokens, and " +
+                                            std::to_string(batch.queries[b]) + " of them ask");
     require(options.mask == nullptr || options.mask_stride >= length,
             "the mask has fewer columns than sequence " + std::to_string(batch.sequences[b]) +
                 " has tokens");
@@ -486,7 +484,8 @@ void DeviceCache::attend(std::size_t layer, const AttentionBatch& batch,
   a.window = static_cast<std::uint32_t>(std::min<std::size_t>(options.window, UINT32_MAX));
   a.causal = options.causal;
   a.most_tokens = static_cast<std::uint32_t>(captured ? device_.sequence_tokens : longest);
-  const std::size_t width = o.query_heads * o.key_dim * (a.element == cuda::KvElement::kFloat ? 4 : 2);
+  const std::size_t width =
+      o.query_heads * o.key_dim * (a.element == cuda::KvElement::kFloat ? 4 : 2);
   std::size_t query = 0;  // before those of the launch
   const auto launch = [&](std::size_t b, std::size_t n, std::size_t skipped, std::size_t queries) {
     a.sequences = static_cast<std::uint32_t>(n);
@@ -516,7 +515,8 @@ void DeviceCache::attend(std::size_t layer, const AttentionBatch& batch,
       continue;
     }
     std::size_t n = 1;
-    const std::size_t most = std::max<std::size_t>(1, std::min<std::size_t>(kKvBatch, kChunkQueries / queries));
+    const std::size_t most =
+        std::max<std::size_t>(1, std::min<std::size_t>(kKvBatch, kChunkQueries / queries));
     while (b + n < batch.n && n < most && batch.queries[b + n] == queries) ++n;
     launch(b, n, 0, queries);
     b += n;
@@ -539,8 +539,7 @@ std::size_t DeviceCache::download(std::size_t number) {
                nullptr);
     std::vector<std::uint8_t> tile(o.kv_heads * memory.view.format.bytes());
     for (std::uint32_t i = 0; i < state.tiles; ++i) {
-      cuda::copy(tile.data(), memory.view.pool + from.tiles[i] * tile.size(), tile.size(),
-                 nullptr);
+      cuda::copy(tile.data(), memory.view.pool + from.tiles[i] * tile.size(), tile.size(), nullptr);
       cuda::synchronize(nullptr);
       const auto page = host_.new_page(layer);
       for (std::size_t h = 0; h < o.kv_heads; ++h) {
@@ -573,8 +572,7 @@ void DeviceCache::upload(const Sequence& from, std::size_t number) {
     if (state.pages.size() > layers_[layer].view.table_stride ||
         state.length() > device_.sequence_tokens) {
       throw std::out_of_range("the sequence has " + std::to_string(state.length()) +
-                              " tokens, more than the " +
-                              std::to_string(device_.sequence_tokens) +
+                              " tokens, more than the " + std::to_string(device_.sequence_tokens) +
                               " that the cache was made for");
     }
     if (state.pages.size() > layers_[layer].free.size()) {

@@ -97,12 +97,13 @@ class DeviceCache {
   void take_tiles(std::size_t layer, std::size_t sequence, std::size_t tiles,
                   cuda::StreamPointer stream);
   std::size_t tiles_after(std::size_t layer, const Shadow& shadow, std::size_t n) const;
-  void check_room(std::size_t layer, const std::vector<std::size_t>& sequences, std::size_t n) const;
+  void check_room(std::size_t layer, const std::vector<std::size_t>& sequences,
+                  std::size_t n) const;
   void advance(std::size_t layer, Shadow& shadow, std::size_t n) const;
   void drop_tiles(std::size_t layer, Shadow& shadow, std::size_t keep);
   void push(std::size_t layer, std::size_t sequence);
   void run(std::size_t layer, const cuda::KvAttend& attend, cuda::StreamPointer stream);
-  std::size_t raw_bytes() const;  // of a sequence
+  std::size_t raw_bytes() const;               // of a sequence
   std::size_t download(std::size_t sequence);  // to host_; the number there
   void upload(const Sequence& from, std::size_t sequence);
 

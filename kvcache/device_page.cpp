@@ -34,10 +34,10 @@ void codes_to_tile(const kernels::KernelTable& kernels, const SideFormat& side,
   const Rows rows(side.keys, dim);
   std::vector<std::uint8_t> codes(rows.n * rows.width);
   for (std::uint32_t r = 0; r < rows.n; ++r) {
-    kernels.decode(page + side.parts[0].codes +
-                       r * kernels::packed_bytes(rows.width, side.options.bits),
-                   rows.width, side.options.bits, kSame,
-                   reinterpret_cast<std::int8_t*>(codes.data()) + r * rows.width);
+    kernels.decode(
+        page + side.parts[0].codes + r * kernels::packed_bytes(rows.width, side.options.bits),
+        rows.width, side.options.bits, kSame,
+        reinterpret_cast<std::int8_t*>(codes.data()) + r * rows.width);
   }
   for_each_unit(dim, [&](std::uint32_t unit, std::uint32_t lane) {
     std::uint32_t words[4];
@@ -64,9 +64,9 @@ void codes_to_page(const kernels::KernelTable& kernels, const SideFormat& side,
                          rows.channel_stride, codes.data());
   });
   for (std::uint32_t r = 0; r < rows.n; ++r) {
-    kernels.pack(codes.data() + r * rows.width, rows.width, side.options.bits,
-                 page + side.parts[0].codes +
-                     r * kernels::packed_bytes(rows.width, side.options.bits));
+    kernels.pack(
+        codes.data() + r * rows.width, rows.width, side.options.bits,
+        page + side.parts[0].codes + r * kernels::packed_bytes(rows.width, side.options.bits));
   }
 }
 

@@ -78,8 +78,9 @@ class Page {
   std::shared_ptr<std::atomic<std::size_t>> allocated_;
 };
 
-/// Level tables whose thresholds are those of a vector times 0.8 to 1.28. The best codes of a vector
-/// are its roundings under one of its multiples, and which one differs from vector to vector.
+/// Level tables whose thresholds are those of a vector times 0.8 to 1.28. The best codes of a
+/// vector are its roundings under one of its multiples, and which one differs from vector to
+/// vector.
 inline constexpr std::size_t kStretches = 9;
 const kernels::CodeTable* stretched_tables(int bits);
 

@@ -89,8 +89,8 @@ void tq_kv_destroy(tq_kv_cache* cache); /* null is allowed */
  * A cache made here is used by the functions of this header as any other; what differs:
  *   - keys, values, q, out, lse, mask, sinks and scores are arrays in that device's memory,
  *     q aligned to 16 bytes;
- *   - append and attend return before the work is done. They run in the order of the stream they are
- *     given; the caller orders different streams of his. tq_kv_append and tq_kv_attend use the
+ *   - append and attend return before the work is done. They run in the order of the stream they
+ * are given; the caller orders different streams of his. tq_kv_append and tq_kv_attend use the
  *     default stream and single precision;
  *   - keys and values are not searched for NaN and infinity;
  *   - heads of keys and values have one size, 64, 128 or 256, both have 2, 3 or 4 bits, no outlier
@@ -103,7 +103,7 @@ typedef struct tq_kv_device_config {
   size_t struct_size;       /* set by tq_kv_device_config_init */
   int32_t device;           /* CUDA's number */
   uint64_t sequence_tokens; /* most tokens of a sequence, 1 to 2^24 */
-  uint64_t pool_tokens;     /* room for tokens in pages, of all sequences; 0: as many as all may have */
+  uint64_t pool_tokens; /* room for tokens in pages, of all sequences; 0: as many as all may have */
 } tq_kv_device_config;
 
 /* Device 0, 32,768 tokens a sequence. */
@@ -173,15 +173,15 @@ tq_kv_status tq_kv_append_on_device(tq_kv_cache* cache, uint32_t layer, uint32_t
 /* q and out of `attention` point to elements of the call's type. */
 tq_kv_status tq_kv_attend_on_device(tq_kv_cache* cache, const tq_kv_attention* attention,
                                     const tq_kv_device_call* call);
-/* The scores alone, in half precision: scores [sum of queries][query_heads][stride], -infinity where
- * a token is hidden. attention's out and lse are not used. */
+/* The scores alone, in half precision: scores [sum of queries][query_heads][stride], -infinity
+ * where a token is hidden. attention's out and lse are not used. */
 tq_kv_status tq_kv_scores_on_device(tq_kv_cache* cache, const tq_kv_attention* attention,
-                                    uint16_t* scores, size_t stride,
-                                    const tq_kv_device_call* call);
+                                    uint16_t* scores, size_t stride, const tq_kv_device_call* call);
 tq_kv_status tq_kv_reserve(tq_kv_cache* cache, uint32_t sequence, size_t tokens);
 tq_kv_status tq_kv_refresh(tq_kv_cache* cache);
 
-/* What attention sees, in the host's memory for every cache: keys [length][kv_heads][key_dim], values [length][kv_heads][value_dim]. */
+/* What attention sees, in the host's memory for every cache: keys [length][kv_heads][key_dim],
+ * values [length][kv_heads][value_dim]. */
 tq_kv_status tq_kv_dequantize(const tq_kv_cache* cache, uint32_t layer, uint32_t sequence,
                               float* keys, float* values);
 

@@ -1,6 +1,6 @@
 // Append to and attention over a compressed KV cache in device memory. Plain C++: no CUDA header is
-// needed. Everything is launched on a stream and returns at once; nothing allocates, so a stream that
-// is being captured into a graph will do. docs/kv_cuda.md.
+// needed. Everything is launched on a stream and returns at once; nothing allocates, so a stream
+// that is being captured into a graph will do. docs/kv_cuda.md.
 #pragma once
 
 #include <cstddef>
@@ -30,10 +30,10 @@ inline constexpr int kKvStretches = 9;
 /// Codes and levels of one side, by value to kernels.
 struct KvSide {
   std::uint32_t bits = 0;
-  float unit = 0;                 ///< a stored scale times this is the scale
-  std::uint32_t words[4] = {};    ///< the levels of codes 0 to 15 as bytes, see kv_level_bytes
+  float unit = 0;               ///< a stored scale times this is the scale
+  std::uint32_t words[4] = {};  ///< the levels of codes 0 to 15 as bytes, see kv_level_bytes
   std::int8_t levels[16] = {};
-  double unit_exactly = 0;             ///< of which unit is the float
+  double unit_exactly = 0;                 ///< of which unit is the float
   float thresholds[kKvStretches][8] = {};  ///< of the multiples that an encoder tries
 };
 
@@ -85,10 +85,10 @@ struct KvAttend {
   KvElement element = KvElement::kFloat;  ///< of q and out
   const void* q = nullptr;                ///< [sequences][queries][query heads][dim]
   void* out = nullptr;
-  float* lse = nullptr;           ///< [sequences][queries][query heads], or null
-  const float* mask = nullptr;    ///< [sequences][queries][mask_stride], or null
+  float* lse = nullptr;         ///< [sequences][queries][query heads], or null
+  const float* mask = nullptr;  ///< [sequences][queries][mask_stride], or null
   std::uint32_t mask_stride = 0;
-  const float* sinks = nullptr;   ///< [query heads], or null
+  const float* sinks = nullptr;  ///< [query heads], or null
   float scale = 0;
   float softcap = 0;
   std::uint32_t window = 0;

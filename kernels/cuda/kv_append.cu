@@ -23,8 +23,7 @@ struct Plan {
 
 __device__ Plan plan_of(const KvLayer& layer, const KvState& state, uint32_t n) {
   Plan plan;
-  plan.sinks =
-      state.length < layer.sink_tokens ? min(n, layer.sink_tokens - state.sinks) : 0;
+  plan.sinks = state.length < layer.sink_tokens ? min(n, layer.sink_tokens - state.sinks) : 0;
   plan.tail = state.tail + n - plan.sinks;
   plan.pages = plan.tail >= layer.ring() ? (plan.tail - layer.tail_tokens) / layer.page_tokens : 0;
   plan.fits = state.tiles + plan.pages * (layer.page_tokens / kTileTokens) <= state.reserved;
@@ -91,10 +90,8 @@ class Encoder {
 
  private:
   __device__ unsigned char* tile_memory(uint32_t tile) const {
-    const uint32_t i =
-        state_.tiles + blockIdx.x * (layer_.page_tokens / kTileTokens) + tile;
-    const uint32_t number =
-        layer_.table[static_cast<size_t>(sequence_) * layer_.table_stride + i];
+    const uint32_t i = state_.tiles + blockIdx.x * (layer_.page_tokens / kTileTokens) + tile;
+    const uint32_t number = layer_.table[static_cast<size_t>(sequence_) * layer_.table_stride + i];
     return layer_.pool +
            (static_cast<size_t>(number) * layer_.kv_heads + head_) * layer_.format.bytes();
   }
@@ -103,22 +100,21 @@ class Encoder {
     const uint32_t i = blockIdx.x * layer_.page_tokens + t;
     float y[kEach];
     if (i < state_.tail) {
-      const __half* from = reinterpret_cast<const __half*>(layer_.raw) +
-                           raw_offset(layer_, sequence_, tail_slot(layer_, state_, i),
-                                      keys_ ? 0 : 1, head_);
+      const __half* from =
+          reinterpret_cast<const __half*>(layer_.raw) +
+          raw_offset(layer_, sequence_, tail_slot(layer_, state_, i), keys_ ? 0 : 1, head_);
 #pragma unroll
       for (int e = 0; e < kEach; ++e) y[e] = __half2float(from[lane_ * kEach + e]);
     } else {
       const uint32_t token = plan_.sinks + i - state_.tail;
-      const size_t from = ((static_cast<size_t>(blockIdx.z) * append_.tokens + token) *
-                               layer_.kv_heads +
-                           head_) *
-                          kDim;
+      const size_t from =
+          ((static_cast<size_t>(blockIdx.z) * append_.tokens + token) * layer_.kv_heads + head_) *
+          kDim;
       const void* array = keys_ ? append_.keys : append_.values;
 #pragma unroll
       for (int e = 0; e < kEach; ++e) {
-        y[e] = __half2float(
-            to_half(load_element(array, from + lane_ * kEach + e, append_.element)));
+        y[e] =
+            __half2float(to_half(load_element(array, from + lane_ * kEach + e, append_.element)));
       }
     }
     rotate_warp<kEach>(y, factors, lane_);
@@ -209,8 +205,8 @@ class Encoder {
       codes_[t * kStride + l + 16 * k] = static_cast<unsigned char>(best[k / 4] >> (k % 4 * 8));
     }
     if (l != 0) return;
-    const double scale = side_.bits == 4 ? norm / sqrt_d * best_product / best_squares
-                                         : norm / sqrt(best_squares);
+    const double scale =
+        side_.bits == 4 ? norm / sqrt_d * best_product / best_squares : norm / sqrt(best_squares);
     const uint32_t at = keys_ ? layer_.format.key_scales() : layer_.format.value_scales();
     reinterpret_cast<__half*>(tile_memory(tile) + at)[t] =
         to_half(static_cast<float>(scale / side_.unit_exactly));
@@ -231,7 +227,7 @@ class Encoder {
 
   const KvLayer& layer_;
   const KvAppend& append_;
-  float* const rows_;          // [page tokens][kStride]
+  float* const rows_;           // [page tokens][kStride]
   unsigned char* const codes_;  // [64][kStride]
   const uint32_t head_;
   const bool keys_;
@@ -270,7 +266,8 @@ __device__ void update(const KvLayer& layer, uint32_t sequence, const KvState& b
   state.head = (before.head + released) % layer.ring();
 }
 
-// Sinks and what stays in the tail. A block a token; the only block of a sequence updates its state.
+// Sinks and what stays in the tail. A block a token; the only block of a sequence updates its
+// state.
 __global__ void write_kernel(const __grid_constant__ KvLayer layer,
                              const __grid_constant__ KvAppend append) {
   const uint32_t sequence = append.sequence[blockIdx.y];
@@ -278,8 +275,7 @@ __global__ void write_kernel(const __grid_constant__ KvLayer layer,
   const uint32_t n = append.tokens;
   const Plan plan = plan_of(layer, state, n);
   // The first tokens and the last ones: others can only be in pages.
-  const uint32_t token =
-      blockIdx.x < layer.sink_tokens ? blockIdx.x : n - (gridDim.x - blockIdx.x);
+  const uint32_t token = blockIdx.x < layer.sink_tokens ? blockIdx.x : n - (gridDim.x - blockIdx.x);
   uint32_t slot = ~0u;
   if (plan.fits && token < plan.sinks) slot = state.sinks + token;
   if (plan.fits && token >= plan.sinks) {

@@ -1,8 +1,9 @@
 // How the codes of 64 tokens of one kv head lie on a device. Plain C++; device code uses it too.
 //
-// A tile: key codes, 64 key scales, the mean of the keys (dim halves), value codes, 64 value scales;
-// scales and means as in docs/kv_format.md. Codes are in the order in which a warp loads fragments
-// of m16n8k32 products: lane (g, t) = (lane / 4, lane % 4) needs 8 codes of column g for each.
+// A tile: key codes, 64 key scales, the mean of the keys (dim halves), value codes, 64 value
+// scales; scales and means as in docs/kv_format.md. Codes are in the order in which a warp loads
+// fragments of m16n8k32 products: lane (g, t) = (lane / 4, lane % 4) needs 8 codes of column g for
+// each.
 #pragma once
 
 #include <cstddef>
@@ -61,8 +62,9 @@ TQ_KV_BOTH inline std::uint32_t kv_word_offset(std::uint32_t bits, std::uint32_t
   return unit / 4 * (bits * 512) + i / 4 * 512 + lane * 16 + i % 4 * 4;
 }
 
-/// Where code i (0 to 7) of fragment f (0 to 3) of a unit keeps its bit b: word and bit of it. Every
-/// code is the low bits of a hexadecimal digit; at 3 bits, fragment 3 is in the digits' fourth bits.
+/// Where code i (0 to 7) of fragment f (0 to 3) of a unit keeps its bit b: word and bit of it.
+/// Every code is the low bits of a hexadecimal digit; at 3 bits, fragment 3 is in the digits'
+/// fourth bits.
 TQ_KV_BOTH inline std::uint32_t kv_bit_word(std::uint32_t bits, std::uint32_t f, std::uint32_t b) {
   if (bits == 4) return f;
   if (bits == 3) return f < 3 ? f : b;

@@ -18,10 +18,10 @@ struct Quad {
 template <bool kSignedA, bool kSignedB>
 __device__ __forceinline__ Quad mma_int8(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Quad c) {
   Quad d;
-#define TQ_MMA(types)                                                                  \
-  asm("mma.sync.aligned.m16n8k32.row.col.s32." types                                   \
-      ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"                 \
-      : "=r"(d.x), "=r"(d.y), "=r"(d.z), "=r"(d.w)                                     \
+#define TQ_MMA(types)                                                                     \
+  asm("mma.sync.aligned.m16n8k32.row.col.s32." types                                      \
+      ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"                    \
+      : "=r"(d.x), "=r"(d.y), "=r"(d.z), "=r"(d.w)                                        \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c.x), "r"(c.y), \
         "r"(c.z), "r"(c.w))
   if constexpr (kSignedA && kSignedB) {

@@ -9,7 +9,6 @@ namespace {
 
 #define EXPECT_CUDA(call) ASSERT_EQ(call, cudaSuccess)
 
-
 TEST(DeviceGraph, ReplaysAppendAndAttendAsCallsDo) {
   TQ_NEEDS_DEVICE();
   CacheOptions o = options(2, 4, 128, 128, 4, 3);
@@ -59,9 +58,9 @@ TEST(DeviceGraph, ReplaysAppendAndAttendAsCallsDo) {
     }
     const std::vector<float> got = out.values();
     for (const std::size_t sequence : {0, 1}) {
-      const std::vector<float> mine(asked.begin() + static_cast<std::ptrdiff_t>(sequence * 4 * width),
-                                    asked.begin() +
-                                        static_cast<std::ptrdiff_t>((sequence + 1) * 4 * width));
+      const std::vector<float> mine(
+          asked.begin() + static_cast<std::ptrdiff_t>(sequence * 4 * width),
+          asked.begin() + static_cast<std::ptrdiff_t>((sequence + 1) * 4 * width));
       const Answer wanted = attend(host, sequence, 1, mine);
       for (std::size_t i = 0; i < 4 * width; ++i) {
         ASSERT_NEAR(got[sequence * 4 * width + i], wanted.out[i], 5e-3) << step << ", " << i;

@@ -42,8 +42,7 @@ TEST_P(DevicePage, EveryCodeHasOnePlace) {
     for (std::uint32_t fragment = 0; fragment < dim / 4; ++fragment) {
       for (std::uint32_t lane = 0; lane < 32; ++lane) {
         for (std::uint32_t i = 0; i < 8; ++i) {
-          const auto at =
-              cuda::kv_place(keys, static_cast<std::uint32_t>(dim), fragment, lane, i);
+          const auto at = cuda::kv_place(keys, static_cast<std::uint32_t>(dim), fragment, lane, i);
           seen.insert({at.token, at.channel});
         }
       }

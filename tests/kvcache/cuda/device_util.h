@@ -69,21 +69,21 @@ inline Answer attend_on_device(DeviceCache& cache, const std::vector<std::size_t
   const DeviceArray<float> on_q(q);
   const DeviceArray<float> out(std::vector<float>(all * o.query_heads * o.value_dim, 7));
   const DeviceArray<float> lse(std::vector<float>(all * o.query_heads, 7));
-  const DeviceArray<float> mask(options.mask == nullptr
-                                    ? std::vector<float>()
-                                    : std::vector<float>(options.mask,
-                                                         options.mask + all * options.mask_stride));
-  const DeviceArray<float> sinks(options.sinks == nullptr
-                                     ? std::vector<float>()
-                                     : std::vector<float>(options.sinks,
-                                                          options.sinks + o.query_heads));
+  const DeviceArray<float> mask(
+      options.mask == nullptr
+          ? std::vector<float>()
+          : std::vector<float>(options.mask, options.mask + all * options.mask_stride));
+  const DeviceArray<float> sinks(
+      options.sinks == nullptr ? std::vector<float>()
+                               : std::vector<float>(options.sinks, options.sinks + o.query_heads));
   if (options.mask != nullptr) options.mask = mask.get();
   if (options.sinks != nullptr) options.sinks = sinks.get();
   DeviceAttention attention;
   attention.q = on_q.get();
   attention.out = out.get();
   attention.lse = lse.get();
-  cache.attend(0, {sequences.size(), sequences.data(), queries.data()}, options, attention, nullptr);
+  cache.attend(0, {sequences.size(), sequences.data(), queries.data()}, options, attention,
+               nullptr);
   return {out.values(), lse.values()};
 }
 
