@@ -124,7 +124,7 @@ Attention attention_of(const tq_kv_attention& a) {
   Attention made;
   if (a.sequences == 0) return made;
   require(a.sequence != nullptr && a.queries != nullptr, "sequence or queries is null");
-  require(a.q != nullptr, "q is null");
+  require(a.q != nullptr, "q or out is null");
   require(a.causal <= 1, "causal must be 0 or 1");
   require(a.threads <= 65536, "there are at most 65536 threads");
   made.sequences.assign(a.sequence, a.sequence + a.sequences);
@@ -173,7 +173,7 @@ turboquant::cuda::KvElement element_of(const tq_kv_device_call* call) {
 void attend(const tq_kv_cache* cache, const tq_kv_attention& a) {
   const Attention made = attention_of(a);
   if (a.sequences == 0) return;
-  require(a.out != nullptr, "out is null");
+  require(a.out != nullptr, "q or out is null");
 #ifdef TQ_HAVE_CUDA
   if (cache->device != nullptr) {
     kv::DeviceAttention attention;
@@ -381,7 +381,7 @@ tq_kv_status tq_kv_attend_on_device(tq_kv_cache* cache, const tq_kv_attention* a
     asked.element = element_of(call);
     const Attention made = attention_of(*attention);
     if (attention->sequences == 0) return;
-    require(attention->out != nullptr, "out is null");
+    require(attention->out != nullptr, "q or out is null");
     asked.q = attention->q;
     asked.out = attention->out;
     asked.lse = attention->lse;

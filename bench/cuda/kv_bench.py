@@ -1,10 +1,10 @@
 """Attention over the compressed cache on a CUDA device, beside torch's on half precision.
 
-Usage: kv_bench.py libturboquant_kv.so [--shapes 8x32k,1x4k] [--bits 44,33] [--heads 32/8/128]
+Usage: kv_bench.py libturboquant_kv.so [--shapes 8x32k,1x4k] [--bits 44,33] [--nopeers]
        [--parts decode,logits,heads,append] [--markdown FILE]
 
-Times are medians of CUDA-graph replays; every graph goes over so many copies of its inputs that they
-are past the L2 cache several times. All figures of a table are from one run. Needs torch.
+Times are medians of CUDA-graph replays; every graph goes over so many copies of its inputs that
+they are past the L2 cache several times. All figures of a table are from one run. Needs torch.
 """
 
 from __future__ import annotations
@@ -296,8 +296,8 @@ def logits(lib, shape, heads, rows):
     time = graph_time(lambda i: cache.scores(i, q, scores), copies)
     cache.close()
     fp32, fp16 = times[torch.float32], times[torch.float16]
-    print(f"{name_of(shape):>8} logits: fp32 {fp32:.1f} us, fp16 {fp16:.1f} us, 4 bits {time:.1f} us: "
-          f"{fp32 / time:.1f}x fp32, {fp16 / time:.2f}x fp16", flush=True)
+    print(f"{name_of(shape):>8} logits: fp32 {fp32:.1f} us, fp16 {fp16:.1f} us, 4 bits "
+          f"{time:.1f} us: {fp32 / time:.1f}x fp32, {fp16 / time:.2f}x fp16", flush=True)
     rows.append((name_of(shape), fp32, fp16, time, fp32 / time, fp16 / time))
 
 
@@ -317,8 +317,8 @@ def appends(lib, batch, heads, bits):
     end.record()
     end.synchronize()
     time = start.elapsed_time(end) * 1000
-    print(f"append of {batch} x {tokens // 2} tokens, {kv_heads} heads of {dim}, {bits}: {time:.0f} us, "
-          f"{2 * 2 * keys.numel() / time / 1e3:.0f} GB/s of halves", flush=True)
+    print(f"append of {batch} x {tokens // 2} tokens, {kv_heads} heads of {dim}, {bits}: "
+          f"{time:.0f} us, {2 * 2 * keys.numel() / time / 1e3:.0f} GB/s of halves", flush=True)
     cache.close()
 
 
@@ -367,13 +367,13 @@ def main() -> int:
     if args.markdown:
         with open(args.markdown, "w") as out:
             out.write(f"{name}, torch {torch.__version__}; reading {read:.0f} GB/s (torch.sum).\n\n")
-            out.write("| batch x context | q/kv heads, size | K/V bits | cuDNN fp16 us | us | times "
-                      "faster | GB/s of codes | of reading |\n|-|-|-|-|-|-|-|-|\n")
+            out.write("| batch x context | q/kv heads, size | K/V bits | cuDNN fp16 us | us | "
+                      "times faster | GB/s of codes | of reading |\n|-|-|-|-|-|-|-|-|\n")
             for r in rows + head_rows:
                 out.write(f"| {r[0]} | {r[1]} | {r[2]} | {r[3]:.1f} | {r[4]:.1f} | {r[5]:.2f} | "
                           f"{r[6]:.0f} | {r[6] / read:.0%} |\n")
-            out.write("\n| batch x context | fp32 matmul us | fp16 matmul us | 4 bits us | of fp32 | "
-                      "of fp16 |\n|-|-|-|-|-|-|\n")
+            out.write("\n| batch x context | fp32 matmul us | fp16 matmul us | 4 bits us | "
+                      "times fp32 | times fp16 |\n|-|-|-|-|-|-|\n")
             for r in logit_rows:
                 out.write(f"| {r[0]} | {r[1]:.1f} | {r[2]:.1f} | {r[3]:.1f} | {r[4]:.1f} | "
                           f"{r[5]:.2f} |\n")

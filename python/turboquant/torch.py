@@ -1,12 +1,14 @@
 """The KV cache in the memory of a CUDA device, with torch tensors. Needs torch.
 
-    cache = DeviceCache(library(), side(4, centre=True), side(4), sequences=8, sequence_tokens=32768,
-                        layers=32, query_heads=32, kv_heads=8, key_dim=128, value_dim=128)
+    geometry = dict(layers=32, query_heads=32, kv_heads=8, key_dim=128, value_dim=128)
+    sides = side(4, centre=True), side(4)
+    cache = DeviceCache(library(), *sides, sequences=8, sequence_tokens=32768, **geometry)
     cache.append_batch(layer, keys, values, sequences)     # on torch's current stream
     out = cache.attend_batch(layer, q, sequences)
 
-Calls go to libturboquant_kv by data_ptr(), in half, bfloat16 or single precision, and can be captured
-with torch.cuda.graph (see reserve and refresh). docs/kv_cuda.md says what a device can hold.
+Calls go to libturboquant_kv by data_ptr(), in half, bfloat16 or single precision, and can be
+captured with torch.cuda.graph (see reserve and refresh). The library must have been built with CUDA;
+TURBOQUANT_KV_LIBRARY names one. docs/kv_cuda.md says what a device can hold.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class DeviceCache(Cache):
     """A cache of `sequences` sequences of at most sequence_tokens tokens, on one device.
 
     keys and values are fields of Side, options those of Config. max_sequences, if larger, leaves
-    room for copies. pool_tokens: room for tokens in pages, of all sequences; 0 for all they may have.
+    room for copies. pool_tokens: room for tokens in pages, of all sequences; 0: all they may have.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class DeviceCache(Cache):
     def append_batch(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, sequences: Sequence[int]
     ) -> None:
-        """keys [sequences][n][kv_heads][key_dim], values likewise, behind what the sequences have."""
+        """keys [sequences][n][kv_heads][key_dim], values likewise, behind what there is."""
         c, n = self.config, keys.shape[1]
         keys = self._check(keys, (len(sequences), n, c.kv_heads, c.key_dim), "keys")
         values = self._check(values, (len(sequences), n, c.kv_heads, c.value_dim), "values")

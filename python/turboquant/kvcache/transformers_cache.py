@@ -546,7 +546,7 @@ def _make_layer(
     )  # wrong options are an error now
     if device_tokens > 0:
         if per_head:
-            raise ValueError("a bias per head is understood on the CPU alone: device_tokens must be 0")
+            raise ValueError("a bias per head is understood on the CPU alone: no device_tokens")
         return DeviceLayer(
             heads, keys, values, layer.window, device_tokens=device_tokens, **options
         )
