@@ -366,7 +366,8 @@ def main() -> int:
         appends(lib, 8, (32, 8, 128), (4, 4))
     if args.markdown:
         with open(args.markdown, "w") as out:
-            out.write(f"{name}, torch {torch.__version__}; reading {read:.0f} GB/s (torch.sum).\n\n")
+            out.write(f"{name}, torch {torch.__version__}; reading {read:.0f} GB/s ")
+            out.write("(torch.sum).\n\n")
             out.write("| batch x context | q/kv heads, size | K/V bits | cuDNN fp16 us | us | "
                       "times faster | GB/s of codes | of reading |\n|-|-|-|-|-|-|-|-|\n")
             for r in rows + head_rows:

@@ -7,8 +7,8 @@
     out = cache.attend_batch(layer, q, sequences)
 
 Calls go to libturboquant_kv by data_ptr(), in half, bfloat16 or single precision, and can be
-captured with torch.cuda.graph (see reserve and refresh). The library must have been built with CUDA;
-TURBOQUANT_KV_LIBRARY names one. docs/kv_cuda.md says what a device can hold.
+captured with torch.cuda.graph (see reserve and refresh). The library must have been built with
+CUDA; TURBOQUANT_KV_LIBRARY names one. docs/kv_cuda.md says what a device can hold.
 """
 
 from __future__ import annotations
