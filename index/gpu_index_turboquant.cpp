@@ -29,45 +29,28 @@ decltype(auto) translate_cuda_errors(F&& f) {
   }
 }
 
-/// Bytes of host or device as memory of the device: a copy where they are the host's.
-class OnDevice {
- public:
-  OnDevice(int device, const void* data, std::size_t bytes, cuda::StreamPointer stream)
-      : data_(data) {
-    if (cuda::device_of(data) == device) return;
-    copy_ = cuda::Buffer(device, bytes);
-    cuda::copy(copy_.get(), data, bytes, stream);
-    data_ = copy_.get();
-  }
-  template <typename T>
-  const T* as() const {
-    return static_cast<const T*>(data_);
-  }
+/// Bytes of host or device as memory of the device: a copy in `storage` where they are the host's.
+template <typename T>
+const T* on_device(int device, const T* data, std::size_t n, cuda::Buffer& storage,
+                   cuda::StreamPointer stream) {
+  if (cuda::device_of(data) == device) return data;
+  storage.reserve(device, n * sizeof(T));
+  cuda::copy(storage.get(), data, n * sizeof(T), stream);
+  return storage.as<T>();
+}
 
- private:
-  const void* data_;
-  cuda::Buffer copy_;
-};
+/// Where the device writes a result for `to`: there, or into `storage` where that is the host's.
+template <typename T>
+T* result_on_device(int device, T* to, std::size_t n, cuda::Buffer& storage) {
+  if (cuda::device_of(to) == device) return to;
+  storage.reserve(device, n * sizeof(T));
+  return storage.as<T>();
+}
 
-/// Where the device writes a result that host or device waits for.
-class Result {
- public:
-  Result(int device, void* to, std::size_t bytes) : to_(to), bytes_(bytes) {
-    if (cuda::device_of(to) != device) buffer_ = cuda::Buffer(device, bytes);
-  }
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(buffer_.get() != nullptr ? buffer_.get() : to_);
-  }
-  void deliver(cuda::StreamPointer stream) const {
-    if (buffer_.get() != nullptr) cuda::copy(to_, buffer_.get(), bytes_, stream);
-  }
-
- private:
-  void* to_;
-  std::size_t bytes_;
-  cuda::Buffer buffer_;
-};
+template <typename T>
+void deliver(T* to, const T* result, std::size_t n, cuda::StreamPointer stream) {
+  if (to != result) cuda::copy(to, result, n * sizeof(T), stream);
+}
 
 }  // namespace
 
@@ -144,8 +127,9 @@ struct GpuIndexTurboQuant::State {
   bool has_centre = false;
   cuda::Codec codec;
   GpuRows rows;
-  std::mutex searching;  // the searcher and the stream serve one call at a time
+  std::mutex searching;  // the searcher, the stream and these serve one call at a time
   cuda::Searcher searcher;
+  cuda::Buffer queries, scores, ids, mask;
 };
 
 GpuIndexTurboQuant::GpuIndexTurboQuant(int dimension, const IndexOptions& options,
@@ -247,13 +231,9 @@ void GpuIndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, 
   translate_cuda_errors([&] {
     const std::lock_guard<std::mutex> lock(s.searching);
     const cuda::DeviceGuard guard(s.device);
-    const OnDevice queries(s.device, x, nq * s.dimension() * 4, s.stream);
-    const Result scores(s.device, distances, slots * sizeof(float));
-    const Result ids(s.device, labels, slots * sizeof(std::int64_t));
-    cuda::Buffer words;
     if (!mask.empty()) {
-      words = cuda::Buffer(s.device, mask.size() * 8);
-      cuda::copy(words.get(), mask.data(), mask.size() * 8, s.stream);
+      s.mask.reserve(s.device, mask.size() * 8);
+      cuda::copy(s.mask.get(), mask.data(), mask.size() * 8, s.stream);
     }
     cuda::SearchTask task;
     task.codec = &s.codec;
@@ -263,18 +243,18 @@ void GpuIndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, 
     task.l2 = metric_type == faiss::METRIC_L2;
     task.rows = s.rows.at(0);
     task.n = s.rows.size();
-    task.mask = words.as<std::uint32_t>();
-    task.queries = queries.as<float>();
+    task.mask = mask.empty() ? nullptr : s.mask.as<std::uint32_t>();
+    task.queries = on_device(s.device, x, nq * s.dimension(), s.queries, s.stream);
     task.n_queries = nq;
     task.k = static_cast<std::size_t>(k);
-    task.scores = scores.as<float>();
-    task.ids = ids.as<std::int64_t>();
+    task.scores = result_on_device(s.device, distances, slots, s.scores);
+    task.ids = result_on_device(s.device, labels, slots, s.ids);
     const std::size_t bad = s.searcher.search(task, s.stream);
     if (bad != cuda::Searcher::kNoQuery) {
       fail("query " + std::to_string(bad) + " holds NaN or infinity");
     }
-    scores.deliver(s.stream);
-    ids.deliver(s.stream);
+    deliver(distances, task.scores, slots, s.stream);
+    deliver(labels, task.ids, slots, s.stream);
     cuda::synchronize(s.stream);
   });
 }
@@ -382,6 +362,89 @@ std::unique_ptr<IndexTurboQuant> index_gpu_to_cpu(const GpuIndexTurboQuant& inde
   copied->ntotal = index.ntotal;
   copied->verbose = index.verbose;
   return copied;
+}
+
+namespace {
+
+/// The k best of one query, of the parts seen so far.
+class Merged {
+ public:
+  Merged(bool l2, std::int64_t k, float* scores, std::int64_t* ids)
+      : l2_(l2), k_(static_cast<std::size_t>(k)), scores_(scores), ids_(ids) {}
+
+  /// What a part found, best first; its rows count from first_row.
+  void add(const float* scores, const std::int64_t* ids, std::int64_t first_row) {
+    std::vector<std::pair<float, std::int64_t>> best;
+    std::size_t ours = 0;
+    std::size_t theirs = 0;
+    const auto left = [this](const std::int64_t* of, std::size_t i) {
+      return i < k_ && of[i] >= 0;
+    };
+    while (best.size() < k_ && (left(ids_, ours) || left(ids, theirs))) {
+      // Rows of earlier parts come first among equals.
+      const bool take_ours =
+          left(ids_, ours) && (!left(ids, theirs) || !better(scores[theirs], scores_[ours]));
+      if (take_ours) {
+        best.emplace_back(scores_[ours], ids_[ours]);
+        ++ours;
+      } else {
+        best.emplace_back(scores[theirs], ids[theirs] + first_row);
+        ++theirs;
+      }
+    }
+    for (std::size_t i = 0; i < best.size(); ++i) {
+      scores_[i] = best[i].first;
+      ids_[i] = best[i].second;
+    }
+  }
+
+ private:
+  bool better(float a, float b) const { return l2_ ? a < b : a > b; }
+
+  bool l2_;
+  std::size_t k_;
+  float* scores_;
+  std::int64_t* ids_;
+};
+
+}  // namespace
+
+void search_in_parts(int device, const IndexTurboQuant& index, std::int64_t n, const float* x,
+                     std::int64_t k, float* distances, std::int64_t* labels,
+                     const faiss::SearchParameters* params, std::size_t device_bytes) {
+  GpuIndexTurboQuant part(index.d, index.options(), index.metric_type, device);
+  const std::vector<float> centre = index.centre();
+  if (!centre.empty()) part.set_centre(centre.data());
+  // The first part, which is empty, checks the arguments and fills the results with no row.
+  part.search(n, x, k, distances, labels);
+  if (n == 0) return;
+  const auto total = static_cast<std::size_t>(index.ntotal);
+  const std::size_t size = index.code_size;
+  const std::size_t row_bytes = translate_cuda_errors([&] {
+    if (device_bytes == 0) device_bytes = cuda::free_memory(device) / 2;
+    return GpuRows(device, index.codec().impl()).row_bytes();
+  });
+  const std::size_t most = std::max<std::size_t>(64, device_bytes / row_bytes / 64 * 64);
+  std::vector<std::uint64_t> mask;
+  if (params != nullptr && params->sel != nullptr) mask = selector_mask(*params->sel, total);
+  std::vector<float> scores(static_cast<std::size_t>(n * k));
+  std::vector<std::int64_t> ids(scores.size());
+  part.reserve(static_cast<std::int64_t>(std::min(most, total)));
+  for (std::size_t first = 0; first < total; first += most) {
+    const std::size_t count = std::min(most, total - first);
+    part.remove_ids(faiss::IDSelectorRange(0, part.ntotal));
+    part.add_codes(static_cast<std::int64_t>(count), index.codes.data() + first * size);
+    // Of whole words: parts begin at multiples of 64 rows.
+    const faiss::IDSelectorBitmap selector(
+        (count + 7) / 8, reinterpret_cast<const std::uint8_t*>(mask.data() + first / 64));
+    faiss::SearchParameters selected;
+    selected.sel = const_cast<faiss::IDSelectorBitmap*>(&selector);
+    part.search(n, x, k, scores.data(), ids.data(), mask.empty() ? nullptr : &selected);
+    for (std::int64_t q = 0; q < n; ++q) {
+      Merged(index.metric_type == faiss::METRIC_L2, k, distances + q * k, labels + q * k)
+          .add(scores.data() + q * k, ids.data() + q * k, static_cast<std::int64_t>(first));
+    }
+  }
 }
 
 }  // namespace turboquant

@@ -16,7 +16,7 @@ sed -e 's/ -mprefer-vector-width=[0-9]*\| -Wno-maybe-uninitialized//g' -e 's|"\(
   "build/$preset/compile_commands.json" >"$commands/compile_commands.json"
 status=0
 run-clang-tidy-14 -quiet -p "$commands" -j "$(nproc)" \
-  "^$PWD/(?=(kernels|quantizer|index|tools|tests|bench)/).*$filter" >"$commands/log.txt" 2>&1 ||
+  "^$PWD/(?=(kernels|quantizer|index|tools|tests|bench)/)(?!.*\.cu$).*$filter" >"$commands/log.txt" 2>&1 ||
   status=$?
 grep -q '^clang-tidy-14 ' "$commands/log.txt" || { echo "tidy.sh: no source matches" >&2; exit 2; }
 grep -Ev '^(clang-tidy-14 |[0-9]+ warnings? (generated|and)|Suppressed |$)' "$commands/log.txt" || true

@@ -1,9 +1,9 @@
 // Encoding and search on a CUDA device. docs/benchmarks_gpu.md says how it is run and what it gave.
 //
-// search_bench ROWS DIMENSION [BITS...]: random unit vectors, made on the device; inner product,
-// ten nearest. Queries, results and vectors are in the device's memory. Times are of the whole
-// call, by the host's clock, as medians; encoding by CUDA's events. Checks ids and score bits
-// against the CPU's index.
+// search_bench ROWS DIMENSION [--batch N]... [BITS...]: random unit vectors, made on the device;
+// inner product, ten nearest. Queries, results and vectors are in the device's memory. Times are of
+// the whole call, by the host's clock, as medians; encoding by CUDA's events. Checks ids and score
+// bits against the CPU's index.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -138,7 +138,8 @@ void check_answers(const GpuIndexTurboQuant& index, const Buffer& queries, int n
   if (!same) std::exit(1);
 }
 
-void search_speed(int d, int bits, size_t n, Buffer& x, size_t part, double bandwidth) {
+void search_speed(int d, int bits, size_t n, Buffer& x, size_t part, double bandwidth,
+                  const std::vector<int>& batches) {
   turboquant::IndexOptions options;
   options.bits = bits;
   GpuIndexTurboQuant index(d, options, faiss::METRIC_INNER_PRODUCT);
@@ -159,7 +160,7 @@ void search_speed(int d, int bits, size_t n, Buffer& x, size_t part, double band
   check_answers(index, queries, 3, kK);
   check_answers(index, queries, 300, kK);
   const double bytes = static_cast<double>(n) * (static_cast<double>(d) * bits / 8 + 4);
-  for (const int nq : {1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096}) {
+  for (const int nq : batches) {
     const double ms = milliseconds_of_host(nq > 500 ? 8 : 30, [&] {
       index.search(nq, queries.as<float>(), kK, scores.as<float>(), ids.as<std::int64_t>());
     });
@@ -180,14 +181,22 @@ void search_speed(int d, int bits, size_t n, Buffer& x, size_t part, double band
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::fprintf(stderr, "usage: search_bench ROWS DIMENSION [BITS...]\n");
+    std::fprintf(stderr, "usage: search_bench ROWS DIMENSION [--batch N]... [BITS...]\n");
     return 2;
   }
   const auto n = static_cast<size_t>(std::atoll(argv[1]));
   const int d = std::atoi(argv[2]);
   std::vector<int> bits;
-  for (int i = 3; i < argc; ++i) bits.push_back(std::atoi(argv[i]));
+  std::vector<int> batches;
+  for (int i = 3; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--batch") == 0 && i + 1 < argc) {
+      batches.push_back(std::min(4096, std::atoi(argv[++i])));
+    } else {
+      bits.push_back(std::atoi(argv[i]));
+    }
+  }
   if (bits.empty()) bits = {4, 3, 2, 1};
+  if (batches.empty()) batches = {1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096};
   const auto& device = turboquant::cuda::device_properties(0);
   constexpr size_t kPart = 100000;
   Buffer x(0, kPart * d * 4);
@@ -202,6 +211,8 @@ int main(int argc, char** argv) {
   std::printf("%s, %d multiprocessors, reads %.0f GB/s\n", device.name.c_str(),
               device.multiprocessors, bandwidth);
   for (const int b : bits) encode_speed(d, b, x, kPart);
-  for (const int b : bits) search_speed(d, b, n, x, kPart, bandwidth);
+  for (const int b : bits) {
+    if (n > 0) search_speed(d, b, n, x, kPart, bandwidth, batches);
+  }
   return 0;
 }

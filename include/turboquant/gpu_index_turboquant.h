@@ -86,4 +86,11 @@ struct GpuIndexTurboQuant : faiss::Index {
 std::unique_ptr<GpuIndexTurboQuant> index_cpu_to_gpu(int device, const IndexTurboQuant& index);
 std::unique_ptr<IndexTurboQuant> index_gpu_to_cpu(const GpuIndexTurboQuant& index);
 
+/// Searches an index that stays in the host's memory, of any size, by way of the device: its rows
+/// go there in parts of at most device_bytes (0: half of what is free), one after another. Results
+/// are those of index.search; x, distances and labels are of the host.
+void search_in_parts(int device, const IndexTurboQuant& index, std::int64_t n, const float* x,
+                     std::int64_t k, float* distances, std::int64_t* labels,
+                     const faiss::SearchParameters* params = nullptr, std::size_t device_bytes = 0);
+
 }  // namespace turboquant

@@ -27,14 +27,11 @@ struct ScanArgs {
   std::uint32_t capacity;
 };
 
-/// Threads of a scan's block; a warp takes a tile of 16 rows times kRowTiles.
-constexpr int kScanThreads = 256;
-constexpr int kScanWarps = kScanThreads / 32;
-
 struct ScanKernel {
   void (*function)(ScanArgs);
-  int row_tiles;    // of 16 rows
-  int query_tiles;  // of 8 queries
+  int row_tiles;    // of 16 rows: what a warp takes
+  int query_tiles;  // of 8 queries: what a block takes
+  int warps;        // of a block
   bool two_parts;
   bool shared;  // keeps the operands of queries in shared memory
 };

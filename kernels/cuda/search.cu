@@ -146,19 +146,18 @@ bool Searcher::run(const SearchTask& task, const Batch& batch, StreamPointer str
   synchronize(stream);
   if (flags.bad != ~0ull) return false;
   if (flags.overflow == 1) {
-    ++repeated_;
     rounds(task, batch, true, stream);
     synchronize(stream);
   }
   return true;
 }
 
-std::size_t Searcher::resident_blocks(const void* kernel, std::size_t shared) {
+std::size_t Searcher::resident_blocks(const void* kernel, int warps, std::size_t shared) {
   std::size_t& blocks = resident_[{kernel, shared}];
   if (blocks == 0) {
     allow_shared_memory(kernel, device_);
     int of_one = 0;
-    TQ_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_one, kernel, kScanThreads, shared));
+    TQ_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_one, kernel, 32 * warps, shared));
     blocks = static_cast<std::size_t>(std::max(of_one, 1)) *
              static_cast<std::size_t>(device_properties(device_).multiprocessors);
   }
@@ -185,6 +184,7 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
   scan.counts = batch.counts;
   scan.capacity = static_cast<std::uint32_t>(batch.capacity);
   SelectArgs select{};
+  select.overlapping = device_properties(device_).compute_capability >= 90;
   select.keys = scan.keys;
   select.counts = batch.counts;
   select.limits = batch.limits;
@@ -195,11 +195,14 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
   select.l2 = task.l2;
 
   const std::size_t shared = shared_bytes(kernel, layout);
-  const std::size_t slots = resident_blocks(reinterpret_cast<const void*>(kernel.function), shared);
+  const std::size_t slots =
+      resident_blocks(reinterpret_cast<const void*>(kernel.function), kernel.warps, shared);
+  const auto warps = static_cast<std::size_t>(kernel.warps);
   const auto of_tile = static_cast<std::size_t>(kernel.query_tiles) * 8;
   const std::size_t query_blocks = (batch.n + of_tile - 1) / of_tile;
   const std::size_t parts = std::max<std::size_t>(1, slots / query_blocks);
 
+  const bool overlapping = select.overlapping;
   const auto plan = safe ? plan_safe_rounds(task.n, tile_rows, select.k, batch.capacity)
                          : plan_rounds(task.n, tile_rows, select.k, batch.capacity);
   for (std::size_t i = 0; i < plan.size(); ++i) {
@@ -217,11 +220,11 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
       select.positional = 0;
     }
     if (round.tiles > 0) {
-      const std::size_t wanted = (round.tiles + kScanWarps - 1) / kScanWarps;
+      const std::size_t wanted = (round.tiles + warps - 1) / warps;
       const dim3 grid(static_cast<unsigned>(std::min(parts, wanted)),
                       static_cast<unsigned>(query_blocks));
-      kernel.function<<<grid, kScanThreads, shared, cuda_stream>>>(scan);
-      TQ_CUDA_LAUNCHED("scan_kernel");
+      launch(kernel.function, "launch of scan_kernel", grid, static_cast<unsigned>(32 * warps),
+             shared, cuda_stream, overlapping, scan);
     }
     if (i + 1 < plan.size()) {
       select_best(select, cuda_stream);

@@ -44,22 +44,18 @@ class Searcher {
   /// Error or OutOfMemory.
   std::size_t search(const SearchTask& task, StreamPointer stream);
 
-  /// How many batches had to be done again in rounds that always have room.
-  std::size_t repeated() const { return repeated_; }
-
  private:
   struct Batch;
   bool run(const SearchTask& task, const Batch& batch, StreamPointer stream);
   void rounds(const SearchTask& task, const Batch& batch, bool safe, StreamPointer stream);
 
   /// Blocks of a kernel that the device holds at once.
-  std::size_t resident_blocks(const void* kernel, std::size_t shared);
+  std::size_t resident_blocks(const void* kernel, int warps, std::size_t shared);
 
   int device_;
   std::map<std::pair<const void*, std::size_t>, std::size_t> resident_;
   PinnedBuffer flags_on_host_;
   Buffer operands_, factors_, keys_, state_, flags_;
-  std::size_t repeated_ = 0;
 };
 
 }  // namespace turboquant::cuda

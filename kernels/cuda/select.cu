@@ -131,6 +131,8 @@ template <int kThreads, bool kLast>
 __global__ void __launch_bounds__(kThreads)
     select_kernel(SelectArgs a, float* scores, std::int64_t* rows) {
   __shared__ Shared<kThreads> s;
+  let_next_start();
+  wait_for_preceding();
   const std::uint32_t q = blockIdx.x;
   std::uint64_t* keys = a.keys + static_cast<std::size_t>(q) * a.capacity;
   std::uint32_t count = a.positional != 0 ? a.positional : a.counts[q];
@@ -198,24 +200,22 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <bool kLast>
-void launch(const SelectArgs& args, float* scores, std::int64_t* rows, cudaStream_t stream) {
+void launch_select(const SelectArgs& args, float* scores, std::int64_t* rows, cudaStream_t stream) {
   // Many threads where few blocks would leave the device idle.
-  if (args.n_queries <= 256) {
-    select_kernel<1024, kLast><<<args.n_queries, 1024, 0, stream>>>(args, scores, rows);
-  } else {
-    select_kernel<256, kLast><<<args.n_queries, 256, 0, stream>>>(args, scores, rows);
-  }
-  TQ_CUDA_LAUNCHED("select_kernel");
+  const bool few = args.n_queries <= 256;
+  cuda::launch(few ? select_kernel<1024, kLast> : select_kernel<256, kLast>,
+               "launch of select_kernel", dim3(args.n_queries), few ? 1024 : 256, 0, stream,
+               args.overlapping, args, scores, rows);
 }
 
 }  // namespace
 
 void select_best(const SelectArgs& args, cudaStream_t stream) {
-  launch<false>(args, nullptr, nullptr, stream);
+  launch_select<false>(args, nullptr, nullptr, stream);
 }
 
 void write_best(const SelectArgs& args, float* scores, std::int64_t* rows, cudaStream_t stream) {
-  launch<true>(args, scores, rows, stream);
+  launch_select<true>(args, scores, rows, stream);
 }
 
 }  // namespace turboquant::cuda

@@ -21,6 +21,7 @@ struct SelectArgs {
   std::uint32_t positional;  // not 0: so many candidates, in place of counts
   std::uint32_t* overflow;   // becomes 1 when a count is above the capacity
   bool l2;
+  bool overlapping;  // as launch() of check.cuh takes it
 };
 
 /// Moves the k best to the front, in no order; sets counts and, where there are k, limits.

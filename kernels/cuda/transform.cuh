@@ -15,7 +15,8 @@ struct RotationView {
   int shift;  // where the window of odd rounds begins
 };
 
-__host__ __device__ constexpr int pad(int i) { return i + (i >> 5); }
+// Four after every 32, so that four neighbours from a multiple of four on are one access.
+__host__ __device__ constexpr int pad(int i) { return i + (i >> 5 << 2); }
 
 /// Threads that share a vector: a warp, or the block.
 template <bool kWarp>
@@ -50,7 +51,7 @@ __device__ __forceinline__ void transform_pass(float* y, int offset, const Rotat
       if constexpr (kSpan == Span::kOne) {
         return first[e];
       } else if constexpr (kSpan == Span::k32) {
-        return first[33 * e];
+        return first[36 * e];
       } else if constexpr (kSpan == Span::kMultiple) {
         return first[e * pad(1 << log_span)];
       } else {
@@ -58,8 +59,20 @@ __device__ __forceinline__ void transform_pass(float* y, int offset, const Rotat
       }
     };
     float v[kRadix];
+    constexpr bool kByFour = kSpan == Span::kOne && kRadix >= 4;
+    if constexpr (kByFour) {
 #pragma unroll
-    for (int e = 0; e < kRadix; ++e) v[e] = at(e);
+      for (int e = 0; e < kRadix; e += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(first + e);
+        v[e] = four.x;
+        v[e + 1] = four.y;
+        v[e + 2] = four.z;
+        v[e + 3] = four.w;
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < kRadix; ++e) v[e] = at(e);
+    }
     if constexpr (kFirst) {
       const std::uint32_t minus = ~(signs[base >> 5] >> (base & 31));
 #pragma unroll
@@ -78,8 +91,15 @@ __device__ __forceinline__ void transform_pass(float* y, int offset, const Rotat
         v[e + span] = a - b;
       }
     }
+    if constexpr (kByFour) {
 #pragma unroll
-    for (int e = 0; e < kRadix; ++e) at(e) = v[e];
+      for (int e = 0; e < kRadix; e += 4) {
+        *reinterpret_cast<float4*>(first + e) = make_float4(v[e], v[e + 1], v[e + 2], v[e + 3]);
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < kRadix; ++e) at(e) = v[e];
+    }
   }
 }
 
@@ -103,9 +123,64 @@ __device__ __forceinline__ void transform_stages(float* y, int offset, const Rot
   }
 }
 
+// All rounds of a window of 32 kEach coordinates, by a warp: kEach neighbours a lane, and stages
+// between lanes by exchange.
+template <int kEach>
+__device__ __forceinline__ void rotate_in_registers(float* y, const RotationView& r) {
+  const int lane = threadIdx.x % 32;
+  for (int round = 0; round < r.rounds; ++round) {
+    const int first = (round % 2 == 0 ? 0 : r.shift) + lane * kEach;
+    const int bit = lane * kEach;
+    const std::uint32_t minus = ~(r.signs[round * kEach + bit / 32] >> (bit % 32));
+    float v[kEach];
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const float scaled = y[pad(first + e)] * r.size;
+      v[e] = __int_as_float(__float_as_int(scaled) ^ (minus << (31 - e) & 0x80000000u));
+    }
+#pragma unroll
+    for (int span = 1; span < kEach; span *= 2) {
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        if ((e & span) != 0) continue;
+        const float a = v[e];
+        const float b = v[e + span];
+        v[e] = a + b;
+        v[e + span] = a - b;
+      }
+    }
+#pragma unroll
+    for (int span = 1; span < 32; span *= 2) {
+      const std::uint32_t negate = (lane & span) != 0 ? 0x80000000u : 0u;
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        const float other = __shfl_xor_sync(0xffffffffu, v[e], span);
+        v[e] = other + __int_as_float(__float_as_int(v[e]) ^ negate);
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) y[pad(first + e)] = v[e];
+    __syncwarp();
+  }
+}
+
 /// y = R y. Ends with a synchronization of the team.
 template <bool kWarp>
 __device__ void rotate(float* y, const RotationView& r) {
+  if constexpr (kWarp) {
+    switch (r.window) {
+      case 32:
+        return rotate_in_registers<1>(y, r);
+      case 64:
+        return rotate_in_registers<2>(y, r);
+      case 128:
+        return rotate_in_registers<4>(y, r);
+      case 256:
+        return rotate_in_registers<8>(y, r);
+      default:
+        break;
+    }
+  }
   // Few, even passes, of as many stages as leave work for all threads.
   const int most = kWarp ? (r.log_window >= 10 ? 5 : 3)
                          : min(5, max(2, r.log_window - (31 - __clz(blockDim.x))));
@@ -144,8 +219,15 @@ __device__ void norms_squared(const float* y, int pitch, int d, double* out) {
     const float* v = y + (threadIdx.x / 8) * pitch;
     const int lane = threadIdx.x % 8;
     double sum = 0;
-#pragma unroll 8
-    for (int i = lane; i < d; i += 8) {
+    const float* at = v + lane;  // 64 elements are 72 apart
+    for (int m = 0; m < d / 64; ++m, at += pad(64)) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const double x = at[pad(8 * j)];
+        sum += x * x;
+      }
+    }
+    for (int i = d / 64 * 64 + lane; i < d; i += 8) {
       const double x = v[pad(i)];
       sum += x * x;
     }
@@ -164,8 +246,12 @@ __device__ void lane_sums(const float* y, int pitch, int d, const float* by, flo
     const int lane = threadIdx.x % 16;
     float sum = 0;
     if (by == nullptr) {
-#pragma unroll 8
-      for (int i = lane; i < d; i += 16) sum += v[pad(i)];
+      const float* at = v + lane;
+      for (int m = 0; m < d / 64; ++m, at += pad(64)) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sum += at[pad(16 * j)];
+      }
+      for (int i = d / 64 * 64 + lane; i < d; i += 16) sum += v[pad(i)];
     } else {
 #pragma unroll 8
       for (int i = lane; i < d; i += 16) sum += by[i] * v[pad(i)];
