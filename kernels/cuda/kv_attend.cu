@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kThreads, kResident<kDim>)
                   const __grid_constant__ Shape shape) {
   extern __shared__ __align__(128) unsigned char memory[];
   let_next_start();
-  wait_for_previous();
+  wait_for_preceding();
   Block<kDim, kScores>(layer, attend, shape, memory).run();
 }
 
@@ -73,22 +73,13 @@ void launch_attend(const KvLayer& layer, const KvAttend& a, const Shape& shape,
                                cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(bytes)));
   // Each kernel starts while the one before it ends, and waits for it before reading what it wrote.
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(shape.blocks, layer.kv_heads * shape.row_blocks, a.sequences);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  TQ_CUDA(cudaLaunchKernelEx(&config, attend_kernel<kDim, kScores>, layer, a, shape));
+  dim3 grid(shape.blocks, layer.kv_heads * shape.row_blocks, a.sequences);
+  launch(attend_kernel<kDim, kScores>, "launch of attend", grid, kThreads, bytes, stream, true,
+         layer, a, shape);
   if constexpr (!kScores) {
-    config.gridDim.x = std::min(kRows, a.queries * layer.group);
-    config.blockDim = dim3(kDim * kShares);
-    config.dynamicSmemBytes = shape.parts() * sizeof(float);
-    TQ_CUDA(cudaLaunchKernelEx(&config, combine_kernel<kDim>, layer, a, shape));
+    grid.x = std::min(kRows, a.queries * layer.group);
+    launch(combine_kernel<kDim>, "launch of combine", grid, kDim * kShares,
+           shape.parts() * sizeof(float), stream, true, layer, a, shape);
   }
 }
 

@@ -1,6 +1,7 @@
 // Partial results of blocks to the answers of query rows.
 #pragma once
 
+#include "kernels/cuda/check.cuh"
 #include "kernels/cuda/kv_block.cuh"
 
 namespace turboquant::cuda {
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(kDim* kShares)
       factors[round][e] = layer.factors[round * kDim + lane * kEach + e];
   }
   let_next_start();
-  wait_for_previous();
+  wait_for_preceding();
 
   // Partial sums are on their way while their weights are made. Those of weight 0 were never
   // written.

@@ -209,18 +209,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
-// A dependent launch may start once all blocks have said so, and waits for their ends and memory.
-__device__ __forceinline__ void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-__device__ __forceinline__ void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // Stages of span 1, 2, ... over the kEach * 32 values of a warp, lane l holding the l-th kEach.
 // The order of kernels::KernelTable::fwht, so the same bits.
 template <int kEach>
