@@ -1,17 +1,38 @@
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
 
 #include "kvcache/attention.h"
 #include "kvcache/cache.h"
+#ifdef TQ_HAVE_CUDA
+#include "kvcache/device_cache.h"
+#endif
 #include "turboquant/kvcache.h"
 
 namespace kv = turboquant::kv;
 
+#ifndef TQ_HAVE_CUDA
+namespace turboquant::kv {
+class DeviceCache {};  // there are none
+}  // namespace turboquant::kv
+#endif
+
+// One of the two.
 struct tq_kv_cache {
-  kv::Cache cache;
+  std::unique_ptr<kv::Cache> host;
+  std::unique_ptr<kv::DeviceCache> device;
+
+  // The cache that there is, for what both can do.
+  template <typename Work>
+  void visit(const Work& work) const {
+#ifdef TQ_HAVE_CUDA
+    if (device != nullptr) return work(*device);
+#endif
+    work(*host);
+  }
 };
 
 namespace {
@@ -42,6 +63,11 @@ tq_kv_status guarded(const Work& work) noexcept {
   } catch (const std::out_of_range& e) {
     remember(e.what());
     return TQ_KV_OUT_OF_RANGE;
+#ifdef TQ_HAVE_CUDA
+  } catch (const kv::NoMemory& e) {
+    remember(e.what());
+    return TQ_KV_NO_MEMORY;
+#endif
   } catch (const std::bad_alloc&) {
     remember("there is not enough memory");
     return TQ_KV_NO_MEMORY;
@@ -85,27 +111,80 @@ kv::CacheOptions options_of(const tq_kv_config& config) {
   return options;
 }
 
-void attend(const tq_kv_cache* cache, const tq_kv_attention& a) {
+struct Attention {
+  std::vector<std::size_t> sequences;
+  std::vector<std::size_t> queries;
+  kv::AttentionOptions options;
+  kv::AttentionBatch batch() const { return {sequences.size(), sequences.data(), queries.data()}; }
+};
+
+Attention attention_of(const tq_kv_attention& a) {
   require(a.struct_size == sizeof(tq_kv_attention),
           "the attention was not set up by tq_kv_attention_init of this version");
-  if (a.sequences == 0) return;
+  Attention made;
+  if (a.sequences == 0) return made;
   require(a.sequence != nullptr && a.queries != nullptr, "sequence or queries is null");
-  require(a.q != nullptr && a.out != nullptr, "q or out is null");
+  require(a.q != nullptr, "q or out is null");
   require(a.causal <= 1, "causal must be 0 or 1");
   require(a.threads <= 65536, "there are at most 65536 threads");
-  const std::vector<std::size_t> sequences(a.sequence, a.sequence + a.sequences);
-  const std::vector<std::size_t> queries(a.queries, a.queries + a.sequences);
-  kv::AttentionOptions options;
-  options.scale = a.scale;
-  options.causal = a.causal == 1;
-  options.window = a.window;
-  options.softcap = a.softcap;
-  options.mask = a.mask;
-  options.mask_stride = a.mask_stride;
-  options.sinks = a.sinks;
-  options.threads = static_cast<int>(a.threads);
-  kv::attend(cache->cache, a.layer, {a.sequences, sequences.data(), queries.data()}, options, a.q,
-             a.out, a.lse);
+  made.sequences.assign(a.sequence, a.sequence + a.sequences);
+  made.queries.assign(a.queries, a.queries + a.sequences);
+  made.options.scale = a.scale;
+  made.options.causal = a.causal == 1;
+  made.options.window = a.window;
+  made.options.softcap = a.softcap;
+  made.options.mask = a.mask;
+  made.options.mask_stride = a.mask_stride;
+  made.options.sinks = a.sinks;
+  made.options.threads = static_cast<int>(a.threads);
+  return made;
+}
+
+#ifdef TQ_HAVE_CUDA
+kv::DeviceCache& on_device(tq_kv_cache* cache) {
+  require(cache != nullptr, "cache is null");
+  require(cache->device != nullptr, "the cache is not on a device");
+  return *cache->device;
+}
+
+kv::DeviceOptions device_options_of(const tq_kv_device_config& device) {
+  require(device.struct_size == sizeof(tq_kv_device_config),
+          "the device was not set up by tq_kv_device_config_init of this version");
+  kv::DeviceOptions options;
+  options.device = device.device;
+  options.sequence_tokens = device.sequence_tokens;
+  options.pool_tokens = device.pool_tokens;
+  return options;
+}
+
+turboquant::cuda::KvElement element_of(const tq_kv_device_call* call) {
+  require(call != nullptr, "call is null");
+  require(call->struct_size == sizeof(tq_kv_device_call),
+          "the call was not set up by tq_kv_device_call_init of this version");
+  require(call->element <= TQ_KV_BFLOAT16, "element must be float, half or bfloat16");
+  return static_cast<turboquant::cuda::KvElement>(call->element);
+}
+#endif
+
+[[noreturn]] [[maybe_unused]] void refuse_devices() {
+  throw std::invalid_argument("this library was built without CUDA");
+}
+
+void attend(const tq_kv_cache* cache, const tq_kv_attention& a) {
+  const Attention made = attention_of(a);
+  if (a.sequences == 0) return;
+  require(a.out != nullptr, "q or out is null");
+#ifdef TQ_HAVE_CUDA
+  if (cache->device != nullptr) {
+    kv::DeviceAttention attention;
+    attention.q = a.q;
+    attention.out = a.out;
+    attention.lse = a.lse;
+    cache->device->attend(a.layer, made.batch(), made.options, attention, nullptr);
+    return;
+  }
+#endif
+  kv::attend(*cache->host, a.layer, made.batch(), made.options, a.q, a.out, a.lse);
 }
 
 }  // namespace
@@ -128,7 +207,7 @@ tq_kv_status tq_kv_config_init(tq_kv_config* config) {
 tq_kv_status tq_kv_create(const tq_kv_config* config, tq_kv_cache** cache) {
   return guarded([&] {
     require(config != nullptr && cache != nullptr, "config or cache is null");
-    *cache = new tq_kv_cache{kv::Cache(options_of(*config))};
+    *cache = new tq_kv_cache{std::make_unique<kv::Cache>(options_of(*config)), nullptr};
   });
 }
 
@@ -137,28 +216,28 @@ void tq_kv_destroy(tq_kv_cache* cache) { delete cache; }
 tq_kv_status tq_kv_sequence_create(tq_kv_cache* cache, uint32_t* sequence) {
   return guarded([&] {
     require(cache != nullptr && sequence != nullptr, "cache or sequence is null");
-    *sequence = static_cast<uint32_t>(cache->cache.create_sequence());
+    cache->visit([&](auto& c) { *sequence = static_cast<uint32_t>(c.create_sequence()); });
   });
 }
 
 tq_kv_status tq_kv_sequence_copy(tq_kv_cache* cache, uint32_t from, uint32_t* sequence) {
   return guarded([&] {
     require(cache != nullptr && sequence != nullptr, "cache or sequence is null");
-    *sequence = static_cast<uint32_t>(cache->cache.copy_sequence(from));
+    cache->visit([&](auto& c) { *sequence = static_cast<uint32_t>(c.copy_sequence(from)); });
   });
 }
 
 tq_kv_status tq_kv_sequence_truncate(tq_kv_cache* cache, uint32_t sequence, size_t tokens) {
   return guarded([&] {
     require(cache != nullptr, "cache is null");
-    cache->cache.truncate(sequence, tokens);
+    cache->visit([&](auto& c) { c.truncate(sequence, tokens); });
   });
 }
 
 tq_kv_status tq_kv_sequence_free(tq_kv_cache* cache, uint32_t sequence) {
   return guarded([&] {
     require(cache != nullptr, "cache is null");
-    cache->cache.free_sequence(sequence);
+    cache->visit([&](auto& c) { c.free_sequence(sequence); });
   });
 }
 
@@ -166,7 +245,7 @@ tq_kv_status tq_kv_sequence_length(const tq_kv_cache* cache, uint32_t layer, uin
                                    size_t* tokens) {
   return guarded([&] {
     require(cache != nullptr && tokens != nullptr, "cache or tokens is null");
-    *tokens = cache->cache.length(layer, sequence);
+    cache->visit([&](auto& c) { *tokens = c.length(layer, sequence); });
   });
 }
 
@@ -175,7 +254,17 @@ tq_kv_status tq_kv_append(tq_kv_cache* cache, uint32_t layer, uint32_t sequence,
   return guarded([&] {
     require(cache != nullptr, "cache is null");
     require(n == 0 || (keys != nullptr && values != nullptr), "keys or values is null");
-    cache->cache.append(layer, sequence, position, n, keys, values);
+#ifdef TQ_HAVE_CUDA
+    if (cache->device != nullptr) {
+      if (position != cache->device->length(layer, sequence)) {
+        throw std::invalid_argument("the next position is the layer's length");
+      }
+      cache->device->append(layer, {sequence}, n, turboquant::cuda::KvElement::kFloat, keys, values,
+                            nullptr);
+      return;
+    }
+#endif
+    cache->host->append(layer, sequence, position, n, keys, values);
   });
 }
 
@@ -200,14 +289,15 @@ tq_kv_status tq_kv_dequantize(const tq_kv_cache* cache, uint32_t layer, uint32_t
   return guarded([&] {
     require(cache != nullptr && keys != nullptr && values != nullptr,
             "cache, keys or values is null");
-    cache->cache.dequantize(layer, sequence, keys, values);
+    cache->visit([&](auto& c) { c.dequantize(layer, sequence, keys, values); });
   });
 }
 
 tq_kv_status tq_kv_get_memory(const tq_kv_cache* cache, tq_kv_memory* memory) {
   return guarded([&] {
     require(cache != nullptr && memory != nullptr, "cache or memory is null");
-    const kv::MemoryUse use = cache->cache.memory();
+    kv::MemoryUse use;
+    cache->visit([&](auto& c) { use = c.memory(); });
     *memory = {use.allocated, use.half};
   });
 }
@@ -217,7 +307,8 @@ tq_kv_status tq_kv_sequence_save(const tq_kv_cache* cache, uint32_t sequence, vo
   return guarded([&] {
     require(cache != nullptr && needed != nullptr, "cache or needed is null");
     require(bytes != nullptr || capacity == 0, "bytes is null");
-    const std::vector<std::uint8_t> saved = cache->cache.serialize(sequence);
+    std::vector<std::uint8_t> saved;
+    cache->visit([&](auto& c) { saved = c.serialize(sequence); });
     *needed = saved.size();
     if (saved.size() > capacity) {
       throw std::out_of_range("the sequence takes " + std::to_string(saved.size()) +
@@ -232,10 +323,119 @@ tq_kv_status tq_kv_sequence_restore(tq_kv_cache* cache, const void* bytes, size_
   return guarded([&] {
     require(cache != nullptr && sequence != nullptr, "cache or sequence is null");
     require(bytes != nullptr, "bytes is null");
-    *sequence =
-        static_cast<uint32_t>(cache->cache.restore(static_cast<const std::uint8_t*>(bytes), n));
+    cache->visit([&](auto& c) {
+      *sequence = static_cast<uint32_t>(c.restore(static_cast<const std::uint8_t*>(bytes), n));
+    });
   });
 }
+
+tq_kv_status tq_kv_device_config_init(tq_kv_device_config* device) {
+  return guarded([&] {
+    require(device != nullptr, "device is null");
+    std::memset(device, 0, sizeof *device);
+    device->struct_size = sizeof *device;
+    device->sequence_tokens = 32768;
+  });
+}
+
+tq_kv_status tq_kv_device_call_init(tq_kv_device_call* call) {
+  return guarded([&] {
+    require(call != nullptr, "call is null");
+    std::memset(call, 0, sizeof *call);
+    call->struct_size = sizeof *call;
+  });
+}
+
+#ifdef TQ_HAVE_CUDA
+
+tq_kv_status tq_kv_create_on_device(const tq_kv_config* config, const tq_kv_device_config* device,
+                                    tq_kv_cache** cache) {
+  return guarded([&] {
+    require(config != nullptr && device != nullptr && cache != nullptr,
+            "config, device or cache is null");
+    *cache = new tq_kv_cache{nullptr, std::make_unique<kv::DeviceCache>(
+                                          options_of(*config), device_options_of(*device))};
+  });
+}
+
+tq_kv_status tq_kv_append_on_device(tq_kv_cache* cache, uint32_t layer, uint32_t sequences,
+                                    const uint32_t* sequence, size_t tokens, const void* keys,
+                                    const void* values, const tq_kv_device_call* call) {
+  return guarded([&] {
+    kv::DeviceCache& device = on_device(cache);
+    const auto element = element_of(call);
+    if (sequences == 0 || tokens == 0) return;
+    require(sequence != nullptr && keys != nullptr && values != nullptr,
+            "sequence, keys or values is null");
+    device.append(layer, std::vector<std::size_t>(sequence, sequence + sequences), tokens, element,
+                  keys, values, call->stream);
+  });
+}
+
+tq_kv_status tq_kv_attend_on_device(tq_kv_cache* cache, const tq_kv_attention* attention,
+                                    const tq_kv_device_call* call) {
+  return guarded([&] {
+    kv::DeviceCache& device = on_device(cache);
+    require(attention != nullptr, "attention is null");
+    kv::DeviceAttention asked;
+    asked.element = element_of(call);
+    const Attention made = attention_of(*attention);
+    if (attention->sequences == 0) return;
+    require(attention->out != nullptr, "q or out is null");
+    asked.q = attention->q;
+    asked.out = attention->out;
+    asked.lse = attention->lse;
+    device.attend(attention->layer, made.batch(), made.options, asked, call->stream);
+  });
+}
+
+tq_kv_status tq_kv_scores_on_device(tq_kv_cache* cache, const tq_kv_attention* attention,
+                                    uint16_t* scores, size_t stride,
+                                    const tq_kv_device_call* call) {
+  return guarded([&] {
+    kv::DeviceCache& device = on_device(cache);
+    require(attention != nullptr && scores != nullptr, "attention or scores is null");
+    kv::DeviceAttention asked;
+    asked.element = element_of(call);
+    const Attention made = attention_of(*attention);
+    if (attention->sequences == 0) return;
+    asked.q = attention->q;
+    asked.scores = scores;
+    asked.score_stride = stride;
+    device.attend(attention->layer, made.batch(), made.options, asked, call->stream);
+  });
+}
+
+tq_kv_status tq_kv_reserve(tq_kv_cache* cache, uint32_t sequence, size_t tokens) {
+  return guarded([&] { on_device(cache).reserve(sequence, tokens); });
+}
+
+tq_kv_status tq_kv_refresh(tq_kv_cache* cache) {
+  return guarded([&] { on_device(cache).refresh(); });
+}
+
+#else
+
+tq_kv_status tq_kv_create_on_device(const tq_kv_config*, const tq_kv_device_config*,
+                                    tq_kv_cache**) {
+  return guarded(refuse_devices);
+}
+tq_kv_status tq_kv_append_on_device(tq_kv_cache*, uint32_t, uint32_t, const uint32_t*, size_t,
+                                    const void*, const void*, const tq_kv_device_call*) {
+  return guarded(refuse_devices);
+}
+tq_kv_status tq_kv_attend_on_device(tq_kv_cache*, const tq_kv_attention*,
+                                    const tq_kv_device_call*) {
+  return guarded(refuse_devices);
+}
+tq_kv_status tq_kv_scores_on_device(tq_kv_cache*, const tq_kv_attention*, uint16_t*, size_t,
+                                    const tq_kv_device_call*) {
+  return guarded(refuse_devices);
+}
+tq_kv_status tq_kv_reserve(tq_kv_cache*, uint32_t, size_t) { return guarded(refuse_devices); }
+tq_kv_status tq_kv_refresh(tq_kv_cache*) { return guarded(refuse_devices); }
+
+#endif
 
 const char* tq_kv_last_error(void) { return last_error.c_str(); }
 

@@ -77,6 +77,11 @@ class Cache {
   std::size_t restore(const std::uint8_t* bytes, std::size_t n);
 
   const Sequence& sequence(std::size_t number) const;
+  /// A sequence made elsewhere with this cache's options; its number.
+  std::size_t place(std::unique_ptr<Sequence> sequence);
+  std::shared_ptr<Page> new_page(std::size_t layer) const {
+    return std::make_shared<Page>(formats_[layer].page_bytes, page_bytes_);
+  }
   /// The channels of a head in the order of its parts, null when the side has one part.
   const std::uint16_t* channels(std::size_t layer, std::size_t head, bool keys) const;
 
@@ -84,7 +89,6 @@ class Cache {
   Sequence& mutable_sequence(std::size_t number);
   LayerState& layer_state(std::size_t layer, std::size_t sequence);
   void check_layer(std::size_t layer) const;
-  std::size_t place(std::unique_ptr<Sequence> sequence);
   void append_raw(RawTokens& raw, std::size_t n, const std::uint16_t* keys,
                   const std::uint16_t* values) const;
   void release_page(std::size_t layer, LayerState& state);

@@ -46,25 +46,6 @@ void gather(const std::uint16_t* channels, std::size_t dim, const float* x, floa
   for (std::size_t i = 0; i < dim; ++i) out[i] = x[channels[i]];
 }
 
-// Level tables whose thresholds are those of a vector times 0.8 to 1.28. The best codes of a vector
-// are its roundings under one of its multiples, and which one differs from vector to vector.
-constexpr std::size_t kStretches = 9;
-
-const CodeTable* stretched_tables(int bits) {
-  static const auto tables = [] {
-    std::array<std::array<CodeTable, kStretches>, kernels::kMaxBits> made{};
-    for (std::size_t b = 0; b < made.size(); ++b) {
-      for (std::size_t i = 0; i < kStretches; ++i) {
-        made[b][i] = level_table(static_cast<int>(b) + 1);
-        const float stretch = 0.8f + 0.06f * static_cast<float>(i);
-        for (float& threshold : made[b][i].thresholds) threshold /= stretch;
-      }
-    }
-    return made;
-  }();
-  return tables[static_cast<std::size_t>(bits) - 1].data();
-}
-
 double squared_levels(const CodeTable& table, const std::uint8_t* codes, std::size_t d) {
   std::int32_t squares[16];
   for (std::size_t c = 0; c < 16; ++c) squares[c] = table.levels[c] * table.levels[c];
@@ -112,6 +93,21 @@ void pack_values(const KernelTable& kernels, const PartFormat& part, std::size_t
 }
 
 }  // namespace
+
+const CodeTable* stretched_tables(int bits) {
+  static const auto tables = [] {
+    std::array<std::array<CodeTable, kStretches>, kernels::kMaxBits> made{};
+    for (std::size_t b = 0; b < made.size(); ++b) {
+      for (std::size_t i = 0; i < kStretches; ++i) {
+        made[b][i] = level_table(static_cast<int>(b) + 1);
+        const float stretch = 0.8f + 0.06f * static_cast<float>(i);
+        for (float& threshold : made[b][i].thresholds) threshold /= stretch;
+      }
+    }
+    return made;
+  }();
+  return tables[static_cast<std::size_t>(bits) - 1].data();
+}
 
 void validate(const CacheOptions& options) {
   if (options.layers.empty()) refuse("a cache needs at least one layer");

@@ -78,6 +78,12 @@ class Page {
   std::shared_ptr<std::atomic<std::size_t>> allocated_;
 };
 
+/// Level tables whose thresholds are those of a vector times 0.8 to 1.28. The best codes of a
+/// vector are its roundings under one of its multiples, and which one differs from vector to
+/// vector.
+inline constexpr std::size_t kStretches = 9;
+const kernels::CodeTable* stretched_tables(int bits);
+
 /// The `outliers` channels with the largest sum of squares of x[page_tokens][stride] after
 /// centring, ascending, then the others.
 std::vector<std::uint16_t> choose_channels(const kernels::KernelTable& kernels,

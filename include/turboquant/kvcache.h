@@ -84,6 +84,44 @@ tq_kv_status tq_kv_config_init(tq_kv_config* config);
 tq_kv_status tq_kv_create(const tq_kv_config* config, tq_kv_cache** cache);
 void tq_kv_destroy(tq_kv_cache* cache); /* null is allowed */
 
+/* ---- Tokens in the memory of a CUDA device ----
+ *
+ * A cache made here is used by the functions of this header as any other; what differs:
+ *   - keys, values, q, out, lse, mask, sinks and scores are arrays in that device's memory,
+ *     q aligned to 16 bytes;
+ *   - append and attend return before the work is done. They run in the order of the stream they
+ * are given; the caller orders different streams of his. tq_kv_append and tq_kv_attend use the
+ *     default stream and single precision;
+ *   - keys and values are not searched for NaN and infinity;
+ *   - heads of keys and values have one size, 64, 128 or 256, both have 2, 3 or 4 bits, no outlier
+ *     channels, pages of 64 tokens. Other configurations are refused;
+ *   - the memory is taken at once: too little is TQ_KV_NO_MEMORY, and so is an append for which the
+ *     pool has no pages left. Neither changes anything;
+ *   - calls on one cache wait for one another, and those that change sequences (all but append and
+ *     attend) for the device. */
+typedef struct tq_kv_device_config {
+  size_t struct_size;       /* set by tq_kv_device_config_init */
+  int32_t device;           /* CUDA's number */
+  uint64_t sequence_tokens; /* most tokens of a sequence, 1 to 2^24 */
+  uint64_t pool_tokens; /* room for tokens in pages, of all sequences; 0: as many as all may have */
+} tq_kv_device_config;
+
+/* Device 0, 32,768 tokens a sequence. */
+tq_kv_status tq_kv_device_config_init(tq_kv_device_config* device);
+tq_kv_status tq_kv_create_on_device(const tq_kv_config* config, const tq_kv_device_config* device,
+                                    tq_kv_cache** cache);
+
+typedef enum tq_kv_element { TQ_KV_FLOAT = 0, TQ_KV_HALF = 1, TQ_KV_BFLOAT16 = 2 } tq_kv_element;
+
+/* How a call on such a cache is made. */
+typedef struct tq_kv_device_call {
+  size_t struct_size; /* set by tq_kv_device_call_init */
+  void* stream;       /* a cudaStream_t; null is the default stream */
+  uint32_t element;   /* tq_kv_element, of keys, values, q and out */
+} tq_kv_device_call;
+
+tq_kv_status tq_kv_device_call_init(tq_kv_device_call* call); /* all 0 */
+
 /* Sequences are numbers below max_sequences. A copy shares its pages with the original. */
 tq_kv_status tq_kv_sequence_create(tq_kv_cache* cache, uint32_t* sequence);
 tq_kv_status tq_kv_sequence_copy(tq_kv_cache* cache, uint32_t from, uint32_t* sequence);
@@ -122,12 +160,34 @@ typedef struct tq_kv_attention {
 tq_kv_status tq_kv_attention_init(tq_kv_attention* attention); /* causal, everything else 0 */
 tq_kv_status tq_kv_attend(const tq_kv_cache* cache, const tq_kv_attention* attention);
 
-/* What attention sees: keys [length][kv_heads][key_dim], values [length][kv_heads][value_dim]. */
+/* The same on a device. tokens of each of the sequences (all different), behind those they have:
+ * keys [sequences][tokens][kv_heads][key_dim], values likewise.
+ *
+ * Both calls can be captured into a CUDA graph. A replay appends behind what is there then, and
+ * attends to all of it. Before replays that append, tq_kv_reserve takes pages for so many tokens
+ * more of a sequence; after them tq_kv_refresh waits for the device and learns the new lengths, and
+ * is TQ_KV_NO_MEMORY if tokens found no reserved page and were dropped. */
+tq_kv_status tq_kv_append_on_device(tq_kv_cache* cache, uint32_t layer, uint32_t sequences,
+                                    const uint32_t* sequence, size_t tokens, const void* keys,
+                                    const void* values, const tq_kv_device_call* call);
+/* q and out of `attention` point to elements of the call's type. */
+tq_kv_status tq_kv_attend_on_device(tq_kv_cache* cache, const tq_kv_attention* attention,
+                                    const tq_kv_device_call* call);
+/* The scores alone, in half precision: scores [sum of queries][query_heads][stride], -infinity
+ * where a token is hidden. attention's out and lse are not used. */
+tq_kv_status tq_kv_scores_on_device(tq_kv_cache* cache, const tq_kv_attention* attention,
+                                    uint16_t* scores, size_t stride, const tq_kv_device_call* call);
+tq_kv_status tq_kv_reserve(tq_kv_cache* cache, uint32_t sequence, size_t tokens);
+tq_kv_status tq_kv_refresh(tq_kv_cache* cache);
+
+/* What attention sees, in the host's memory for every cache: keys [length][kv_heads][key_dim],
+ * values [length][kv_heads][value_dim]. */
 tq_kv_status tq_kv_dequantize(const tq_kv_cache* cache, uint32_t layer, uint32_t sequence,
                               float* keys, float* values);
 
 typedef struct tq_kv_memory {
-  size_t allocated; /* bytes of pages and raw tokens, as allocated now; shared pages once */
+  size_t allocated; /* bytes of pages and raw tokens, as allocated now; shared pages once. On a
+                       device: of all that the cache took there */
   size_t half;      /* bytes of the same tokens in half precision */
 } tq_kv_memory;
 

@@ -32,7 +32,7 @@ FOREIGN = [
                  PUBLIC + "index_", PUBLIC + "gpu_index_", PUBLIC + "faiss_")),
     (r"(rocksdb|isa-l)/", ("storage/", "tests/storage/", "bench/")),
     (r"(grpc|grpcpp|google/protobuf)/|turboquant/v1/", ("service/", "tests/proto/", "tests/service/", "tests/fuzz/", "bench/")),
-    (r"cuda", ("kernels/cuda/", "tests/kernels/", "bench/")),
+    (r"cuda", ("kernels/cuda/", "tests/kernels/", "tests/kvcache/cuda/", "bench/")),
     (r"(imm|x86|[a-z]mm)intrin\.h|arm_neon\.h|arm_sve\.h", ("kernels/",)),
 ]
 

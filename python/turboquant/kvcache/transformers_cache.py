@@ -9,7 +9,8 @@
 
 New keys and values go into libturboquant_kv and are not kept anywhere else. The model's attention
 calls "turboquant", a function of transformers' AttentionInterface, which asks that library. Codes
-are on the CPU, also for models on other devices. Inference alone: there are no gradients.
+are on the CPU, also for models on other devices, unless device_tokens is given: then those of CUDA
+tensors stay on their device. Inference alone: there are no gradients.
 """
 
 from __future__ import annotations
@@ -313,6 +314,83 @@ class TurboQuantLayer(CacheLayerMixin):
         """See offload."""
 
 
+class DeviceLayer(TurboQuantLayer):
+    """The same with codes on the device of the first keys, if that is a CUDA device, for at most
+    device_tokens tokens of each sequence."""
+
+    def __init__(self, *args: Any, device_tokens: int, **options: Any):
+        self._device_tokens = device_tokens
+        super().__init__(*args, **options)
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self._on_device = key_states.is_cuda
+        if not self._on_device:
+            super().lazy_initialization(key_states, value_states)
+            return
+        from ..torch import DeviceCache
+
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self._batch, self._kv_heads = key_states.shape[:2]
+        self._dims = key_states.shape[3], value_states.shape[3]
+        self._cache = DeviceCache(
+            library(),
+            *self._sides,
+            self._batch,
+            sequence_tokens=self._device_tokens,
+            pool_tokens=self._batch * self._device_tokens,
+            device=key_states.device,
+            layers=1,
+            max_sequences=max(16, 4 * self._batch),
+            query_heads=self._query_heads,
+            kv_heads=self._kv_heads,
+            key_dim=self._dims[0],
+            value_dim=self._dims[1],
+            **self._options,
+        )
+        self._sequences = list(range(self._batch))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if not self._on_device or key_states.shape[0] != self._batch:
+            return super().update(key_states, value_states, *args, **kwargs)
+        self._cache.append_batch(
+            0, key_states.transpose(1, 2), value_states.transpose(1, 2), self._sequences
+        )
+        self._tokens += key_states.shape[2]
+        return tuple(CompressedStates.of(self, x, self._tokens) for x in (key_states, value_states))
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float | None,
+        causal: bool,
+        softcap: float,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if not self._on_device:
+            return super().attend(query, mask, scale, causal, softcap, sinks)
+        batch, heads, n, dim = query.shape
+        out = self._cache.attend_batch(
+            0,
+            query.transpose(1, 2).reshape(batch * n, heads, dim),
+            self._sequences,
+            scale=scale or 0,
+            causal=causal and mask is None,
+            window=self.window if causal and mask is None else 0,
+            softcap=softcap,
+            mask=None
+            if mask is None
+            else torch.from_numpy(self._mask_rows(mask, n)).to(query.device),
+            sinks=sinks,
+        )
+        return out.reshape(batch, n, heads, -1)
+
+
 def _layer_bits(bits: Any, n: int) -> list[tuple[int, int]]:
     """(key bits, value bits) of n layers, from a number, a pair, or a list of either."""
     if isinstance(bits, (int, tuple)):
@@ -335,8 +413,9 @@ class TurboQuantCache(DynamicCache):
     the compressed layers (AdaptiveKVCache.layer_bits); None: 3 for heads of 128 and more, else 4.
     The last residual_length tokens, and up to 63 more, and the first sink_tokens stay in half
     precision; n_outlier_channels per head get one bit more (1 to 3 bits). Layers without attention
-    (report.left_alone) keep what transformers gives them. Raises ValueError with the reason when
-    nothing of the model can be compressed.
+    (report.left_alone) keep what transformers gives them. device_tokens: room for so many tokens of
+    each sequence on the model's CUDA device (heads of 64, 128 or 256, 2 to 4 bits); 0: codes are on
+    the CPU. Raises ValueError with the reason when nothing of the model can be compressed.
     """
 
     def __init__(
@@ -347,10 +426,18 @@ class TurboQuantCache(DynamicCache):
         n_outlier_channels: int = 0,
         sink_tokens: int = 4,
         seed: int = 0,
+        device_tokens: int = 0,
     ):
         super().__init__(config=config)
         self.report = compress_layers(
-            self, config, bit_width, residual_length, n_outlier_channels, sink_tokens, seed
+            self,
+            config,
+            bit_width,
+            residual_length,
+            n_outlier_channels,
+            sink_tokens,
+            seed,
+            device_tokens,
         )
 
     @classmethod
@@ -413,6 +500,7 @@ def compress_layers(
     n_outlier_channels: int = 0,
     sink_tokens: int = 4,
     seed: int = 0,
+    device_tokens: int = 0,
 ) -> Report:
     """Puts layers of codes in the place of a cache's attention layers, with what those hold."""
     report = compatibility(config)
@@ -438,6 +526,7 @@ def compress_layers(
             sink_tokens=sink_tokens,
             tail_tokens=residual_length,
             seed=seed,
+            device_tokens=device_tokens,
         )
         if old.is_initialized and old.get_seq_length() > 0:
             new.update(old.keys, old.values)
@@ -446,13 +535,21 @@ def compress_layers(
     return report
 
 
-def _make_layer(layer: AttentionLayer, keys: dict, values: dict, **options: int) -> TurboQuantLayer:
+def _make_layer(
+    layer: AttentionLayer, keys: dict, values: dict, device_tokens: int = 0, **options: int
+) -> TurboQuantLayer:
     heads, per_head = layer.query_heads, layer.bias_per_head
     geometry = {"query_heads": heads, "kv_heads": layer.kv_heads}
     geometry |= {"key_dim": layer.key_dim, "value_dim": layer.value_dim}
     Cache(
         library(), keys, values, layers=1, **geometry, **options
     )  # wrong options are an error now
+    if device_tokens > 0:
+        if per_head:
+            raise ValueError("a bias per head is understood on the CPU alone: no device_tokens")
+        return DeviceLayer(
+            heads, keys, values, layer.window, device_tokens=device_tokens, **options
+        )
     return TurboQuantLayer(heads, keys, values, layer.window, per_head, **options)
 
 

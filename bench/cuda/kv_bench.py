@@ -1,0 +1,385 @@
+"""Attention over the compressed cache on a CUDA device, beside torch's on half precision.
+
+Usage: kv_bench.py libturboquant_kv.so [--shapes 8x32k,1x4k] [--bits 44,33] [--nopeers]
+       [--parts decode,logits,heads,append] [--markdown FILE]
+
+Times are medians of CUDA-graph replays; every graph goes over so many copies of its inputs that
+they are past the L2 cache several times. All figures of a table are from one run. Needs torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import statistics
+import sys
+from ctypes import POINTER, byref, c_float, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+class Side(ctypes.Structure):
+    _fields_ = [("bits", c_uint32), ("outliers", c_uint32), ("centre", c_uint32)]
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [("keys", Side), ("values", Side)]
+
+
+class Config(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("layers", c_uint32),
+        ("query_heads", c_uint32),
+        ("kv_heads", c_uint32),
+        ("key_dim", c_uint32),
+        ("value_dim", c_uint32),
+        ("max_sequences", c_uint32),
+        ("page_tokens", c_uint32),
+        ("sink_tokens", c_uint32),
+        ("tail_tokens", c_uint32),
+        ("seed", c_uint64),
+        ("layer", Layer),
+        ("per_layer", c_void_p),
+    ]
+
+
+class DeviceConfig(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("device", c_int32),
+        ("sequence_tokens", c_uint64),
+        ("pool_tokens", c_uint64),
+    ]
+
+
+class Call(ctypes.Structure):
+    _fields_ = [("struct_size", c_size_t), ("stream", c_void_p), ("element", c_uint32)]
+
+
+class Attention(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("layer", c_uint32),
+        ("sequences", c_uint32),
+        ("sequence", POINTER(c_uint32)),
+        ("queries", POINTER(c_uint32)),
+        ("q", c_void_p),
+        ("out", c_void_p),
+        ("lse", c_void_p),
+        ("scale", c_float),
+        ("causal", c_uint32),
+        ("window", c_uint32),
+        ("softcap", c_float),
+        ("mask", c_void_p),
+        ("mask_stride", c_size_t),
+        ("sinks", c_void_p),
+        ("threads", c_uint32),
+    ]
+
+
+ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+class Cache:
+    def __init__(self, lib, layers, batch, q_heads, kv_heads, dim, bits, tokens, sinks, tail):
+        self.lib, self.batch, self.layers = lib, batch, layers
+        lib.tq_kv_last_error.restype = ctypes.c_char_p
+        config, device = Config(), DeviceConfig()
+        self.call("tq_kv_config_init", byref(config))
+        self.call("tq_kv_device_config_init", byref(device))
+        config.layers, config.query_heads, config.kv_heads = layers, q_heads, kv_heads
+        config.key_dim = config.value_dim = dim
+        config.max_sequences, config.sink_tokens, config.tail_tokens = batch, sinks, tail
+        config.layer.keys.bits, config.layer.values.bits = bits
+        device.sequence_tokens = tokens
+        self.handle = c_void_p()
+        self.call("tq_kv_create_on_device", byref(config), byref(device), byref(self.handle))
+        self.sequences = (c_uint32 * batch)(*range(batch))
+        for _ in range(batch):
+            self.call("tq_kv_sequence_create", self.handle, byref(c_uint32()))
+
+    def call(self, name, *args):
+        if getattr(self.lib, name)(*args) != 0:
+            raise RuntimeError(self.lib.tq_kv_last_error().decode())
+
+    def close(self):
+        self.lib.tq_kv_destroy(self.handle)
+
+    def on(self, x):
+        made = Call()
+        self.call("tq_kv_device_call_init", byref(made))
+        made.stream = torch.cuda.current_stream().cuda_stream
+        made.element = ELEMENTS[x.dtype]
+        return made
+
+    def append(self, layer, keys, values):
+        """[batch][tokens][kv_heads][dim]"""
+        self.call(
+            "tq_kv_append_on_device",
+            self.handle,
+            c_uint32(layer),
+            c_uint32(self.batch),
+            self.sequences,
+            c_size_t(keys.shape[1]),
+            c_void_p(keys.data_ptr()),
+            c_void_p(values.data_ptr()),
+            byref(self.on(keys)),
+        )
+
+    def attention(self, layer, q, queries):
+        made = Attention()
+        self.call("tq_kv_attention_init", byref(made))
+        made.layer, made.sequences, made.sequence = layer, self.batch, self.sequences
+        made.queries = (c_uint32 * self.batch)(*[queries] * self.batch)
+        made.q = q.data_ptr()
+        return made
+
+    def attend(self, layer, q, out):
+        """q and out [batch][queries][query_heads][dim]"""
+        made = self.attention(layer, q, q.shape[1])
+        made.out = out.data_ptr()
+        self.call("tq_kv_attend_on_device", self.handle, byref(made), byref(self.on(q)))
+
+    def scores(self, layer, q, scores):
+        self.call(
+            "tq_kv_scores_on_device",
+            self.handle,
+            byref(self.attention(layer, q, 1)),
+            c_void_p(scores.data_ptr()),
+            c_size_t(scores.shape[-1]),
+            byref(self.on(q)),
+        )
+
+
+def graph_time(step, copies, replays=25):
+    """Median microseconds of step(i), i over the copies of the inputs."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for i in range(copies):
+            step(i)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(copies):
+            step(i)
+    times = []
+    for _ in range(replays + 3):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1000 / copies)
+    return statistics.median(times[3:])
+
+
+def bytes_a_token(kv_heads, dim, bits):
+    """Of codes, scales and means."""
+    return kv_heads * (dim * sum(bits) / 8 + 4 + 2 * dim / 64)
+
+
+def copies_for(size):
+    return int(max(1, min(48, -(-(300 << 20) // size))))
+
+
+class Inputs:
+    """copies x K and V [batch][kv_heads][tokens][dim] in half precision; the generator makes
+    each copy other tokens."""
+
+    def __init__(self, batch, kv_heads, tokens, dim, copies, dtype=torch.float16):
+        shape = (batch, kv_heads, tokens, dim)
+        self.pairs = [
+            tuple(torch.empty(shape, device="cuda", dtype=dtype).normal_() for _ in range(2))
+            for _ in range(copies)
+        ]
+
+
+def fill(cache, batch, kv_heads, tokens, dim, like=None):
+    for layer in range(cache.layers):
+        for at in range(0, tokens, 8192):
+            n = min(8192, tokens - at)
+            if like is not None:
+                keys, values = (x[:, :, at : at + n].transpose(1, 2).contiguous() for x in like)
+            else:
+                shape = (batch, n, kv_heads, dim)
+                keys, values = (
+                    torch.empty(shape, device="cuda", dtype=torch.float16).normal_()
+                    for _ in range(2)
+                )
+            cache.append(layer, keys, values)
+    torch.cuda.synchronize()
+
+
+def sdpa(backend, q, pairs, batch, q_heads, dim):
+    def step(i):
+        k, v = pairs[i % len(pairs)]
+        with sdpa_kernel(backend):
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+    try:
+        return graph_time(step, len(pairs))
+    except RuntimeError:
+        return float("nan")
+
+
+def decode(lib, shape, heads, bits_list, rows, peers=True, policy=(4, 64)):
+    (batch, tokens), (q_heads, kv_heads, dim) = shape, heads
+    q = torch.empty((batch, q_heads, 1, dim), device="cuda", dtype=torch.float16).normal_()
+    size = 4 * kv_heads * dim * batch * tokens
+    best = float("nan")
+    like = None
+    if peers:
+        inputs = Inputs(batch, kv_heads, tokens, dim, copies_for(size))
+        cudnn = sdpa(SDPBackend.CUDNN_ATTENTION, q, inputs.pairs, batch, q_heads, dim)
+        flash = sdpa(SDPBackend.FLASH_ATTENTION, q, inputs.pairs, batch, q_heads, dim)
+        best = cudnn
+        like = inputs.pairs[0]
+        with sdpa_kernel(SDPBackend.MATH):
+            exact = torch.nn.functional.scaled_dot_product_attention(
+                q[:1].float(), *(x[:1].float() for x in like), enable_gqa=True
+            )[:, :, 0]
+        print(f"{name_of(shape):>8} {q_heads}/{kv_heads}/{dim} fp16: cuDNN {cudnn:8.1f} us "
+              f"({size / cudnn / 1e3:.0f} GB/s), flash {flash:8.1f} us", flush=True)
+        del inputs
+        torch.cuda.empty_cache()
+    for bits in bits_list:
+        compressed = bytes_a_token(kv_heads, dim, bits) * batch * tokens
+        copies = copies_for(compressed)
+        cache = Cache(lib, copies, batch, q_heads, kv_heads, dim, bits, tokens + 64, *policy)
+        fill(cache, batch, kv_heads, tokens, dim, like)
+        ours_q = q.transpose(1, 2).contiguous()
+        out = torch.empty_like(ours_q)
+        time = graph_time(lambda i: cache.attend(i, ours_q, out), copies)
+        error = float("nan")
+        if peers:
+            error = float((out[:1, 0].float() - exact).norm() / exact.norm())
+        rate = compressed / time / 1e3
+        print(f"{name_of(shape):>8} {q_heads}/{kv_heads}/{dim} {bits[0]}/{bits[1]} bits: "
+              f"{time:8.1f} us, {rate:.0f} GB/s of codes, {best / time:.2f}x cuDNN fp16, "
+              f"difference from fp16 {error:.3f}", flush=True)
+        rows.append((name_of(shape), f"{q_heads}/{kv_heads}/{dim}", f"{bits[0]}/{bits[1]}", best,
+                     time, best / time, rate))
+        cache.close()
+        del cache
+        torch.cuda.empty_cache()
+
+
+def logits(lib, shape, heads, rows):
+    (batch, tokens), (q_heads, kv_heads, dim) = shape, heads
+    times = {}
+    for dtype in (torch.float32, torch.float16):
+        size = dtype.itemsize * kv_heads * dim * batch * tokens
+        copies = copies_for(size)
+        keys = [
+            torch.empty((batch, kv_heads, tokens, dim), device="cuda", dtype=dtype).normal_()
+            for _ in range(copies)
+        ]
+        q = torch.empty(
+            (batch, kv_heads, q_heads // kv_heads, dim), device="cuda", dtype=dtype
+        ).normal_()
+        out = torch.empty(
+            (batch, kv_heads, q_heads // kv_heads, tokens), device="cuda", dtype=dtype
+        )
+        times[dtype] = graph_time(
+            lambda i: torch.matmul(q, keys[i].transpose(2, 3), out=out), copies
+        )
+        del keys, q, out
+        torch.cuda.empty_cache()
+    size = kv_heads * (dim / 2 + 2 + dim / 32) * batch * tokens
+    copies = copies_for(size)
+    cache = Cache(lib, copies, batch, q_heads, kv_heads, dim, (4, 2), tokens + 64, 0, 0)
+    fill(cache, batch, kv_heads, tokens, dim)
+    q = torch.empty((batch, 1, q_heads, dim), device="cuda", dtype=torch.float16).normal_()
+    scores = torch.empty((batch, q_heads, tokens), device="cuda", dtype=torch.float16)
+    time = graph_time(lambda i: cache.scores(i, q, scores), copies)
+    cache.close()
+    fp32, fp16 = times[torch.float32], times[torch.float16]
+    print(f"{name_of(shape):>8} logits: fp32 {fp32:.1f} us, fp16 {fp16:.1f} us, 4 bits "
+          f"{time:.1f} us: {fp32 / time:.1f}x fp32, {fp16 / time:.2f}x fp16", flush=True)
+    rows.append((name_of(shape), fp32, fp16, time, fp32 / time, fp16 / time))
+
+
+def appends(lib, batch, heads, bits):
+    q_heads, kv_heads, dim = heads
+    tokens = 16384
+    cache = Cache(lib, 1, batch, q_heads, kv_heads, dim, bits, 2 * tokens, 4, 64)
+    shape = (batch, tokens // 2, kv_heads, dim)
+    keys, values = (
+        torch.empty(shape, device="cuda", dtype=torch.float16).normal_() for _ in range(2)
+    )
+    cache.append(0, keys, values)
+    torch.cuda.synchronize()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    cache.append(0, keys, values)
+    end.record()
+    end.synchronize()
+    time = start.elapsed_time(end) * 1000
+    print(f"append of {batch} x {tokens // 2} tokens, {kv_heads} heads of {dim}, {bits}: "
+          f"{time:.0f} us, {2 * 2 * keys.numel() / time / 1e3:.0f} GB/s of halves", flush=True)
+    cache.close()
+
+
+def name_of(shape):
+    batch, tokens = shape
+    return f"{batch}x{tokens // 1024}k"
+
+
+def shape_of(name):
+    batch, tokens = name.split("x")
+    return int(batch), int(tokens.rstrip("k")) * 1024
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("library")
+    parser.add_argument("--shapes", default="1x4k,1x32k,8x4k,8x32k,8x128k,32x32k")
+    parser.add_argument("--bits", default="44,33")
+    parser.add_argument("--parts", default="decode,logits,heads,append")
+    parser.add_argument("--markdown")
+    parser.add_argument("--nopeers", action="store_true", help="ours alone, for tuning")
+    args = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = False
+    lib = ctypes.CDLL(args.library)
+    parts = args.parts.split(",")
+    bits = [(int(b[0]), int(b[1])) for b in args.bits.split(",")]
+    shapes = [shape_of(name) for name in args.shapes.split(",")]
+    name = torch.cuda.get_device_name()
+    x = torch.empty(1 << 30, device="cuda", dtype=torch.float32).normal_()
+    read = x.numel() * 4 / graph_time(lambda i: torch.sum(x), 1) / 1e3
+    del x
+    torch.cuda.empty_cache()
+    print(f"{name}, torch {torch.__version__}, reading {read:.0f} GB/s (torch.sum)", flush=True)
+    rows, logit_rows, head_rows = [], [], []
+    if "decode" in parts:
+        for shape in shapes:
+            decode(lib, shape, (32, 8, 128), bits, rows, not args.nopeers)
+    if "logits" in parts:
+        for shape in shapes:
+            logits(lib, shape, (32, 8, 128), logit_rows)
+    if "heads" in parts:
+        for heads in ((32, 8, 64), (32, 8, 256), (8, 8, 128), (64, 8, 128), (128, 8, 128)):
+            decode(lib, (8, 32768), heads, [(4, 4)], head_rows)
+    if "append" in parts:
+        appends(lib, 8, (32, 8, 128), (4, 4))
+    if args.markdown:
+        with open(args.markdown, "w") as out:
+            out.write(f"{name}, torch {torch.__version__}; reading {read:.0f} GB/s ")
+            out.write("(torch.sum).\n\n")
+            out.write("| batch x context | q/kv heads, size | K/V bits | cuDNN fp16 us | us | "
+                      "times faster | GB/s of codes | of reading |\n|-|-|-|-|-|-|-|-|\n")
+            for r in rows + head_rows:
+                out.write(f"| {r[0]} | {r[1]} | {r[2]} | {r[3]:.1f} | {r[4]:.1f} | {r[5]:.2f} | "
+                          f"{r[6]:.0f} | {r[6] / read:.0%} |\n")
+            out.write("\n| batch x context | fp32 matmul us | fp16 matmul us | 4 bits us | "
+                      "times fp32 | times fp16 |\n|-|-|-|-|-|-|\n")
+            for r in logit_rows:
+                out.write(f"| {r[0]} | {r[1]:.1f} | {r[2]:.1f} | {r[3]:.1f} | {r[4]:.1f} | "
+                          f"{r[5]:.2f} |\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
