@@ -99,14 +99,31 @@ class Scan {
     return block_.contiguous ? block_.first + j : block_.ids[j];
   }
 
+  // to[j] = what read(row j of the block) says.
+  template <typename Read>
+  void load_factor(float* to, const Read& read) const {
+    const std::size_t size = size_;
+    const std::size_t n = block_.n;
+    if (block_.contiguous) {
+      const std::uint8_t* row = rows_.codes + block_.first * size;
+      for (std::size_t j = 0; j < n; ++j, row += size) to[j] = read(row);
+    } else {
+      for (std::size_t j = 0; j < n; ++j) to[j] = read(rows_.codes + block_.ids[j] * size);
+    }
+  }
+
   // Reads the factors; called once the codes have brought the rows into the cache.
   void load_factors() {
-    for (std::size_t j = 0; j < block_.n; ++j) {
-      const std::uint8_t* row = rows_.codes + id(j) * size_;
-      block_.scale[j] = impl_.scale(row);
-      if (impl_.two_parts()) block_.residual[j] = impl_.residual_scale(row);
-      if (l2_) block_.norm[j] = impl_.norm_squared(row);
-      if (terms_) block_.term[j] = impl_.term(row, queries_.metric());
+    const std::size_t packed = impl_.packed;
+    load_factor(block_.scale, [packed](const std::uint8_t* row) {
+      return Quantizer::Impl::read_float(row + packed);  // Impl::scale
+    });
+    if (impl_.two_parts()) {
+      load_factor(block_.residual, [this](auto* row) { return impl_.residual_scale(row); });
+    }
+    if (l2_) load_factor(block_.norm, [this](auto* row) { return impl_.norm_squared(row); });
+    if (terms_) {
+      load_factor(block_.term, [this](auto* row) { return impl_.term(row, queries_.metric()); });
     }
   }
 

@@ -236,7 +236,7 @@ class ProgramTest(unittest.TestCase):
                 stdout=subprocess.DEVNULL,
             )
             try:
-                self.assertEqual(child.wait(timeout=0.1 + 0.05 * attempt), 0)
+                self.assertEqual(child.wait(timeout=0.02 * 1.3**attempt), 0)
                 break
             except subprocess.TimeoutExpired:
                 child.kill()

@@ -112,8 +112,9 @@ TEST_F(Build, DescribesWhatTheFactoryMade) {
   }
 }
 
+// No PCA here: on some processors BLAS rounds a row differently in a batch of another size.
 TEST_F(Build, BatchesMakeNoDifference) {
-  for (const char* factory : {"TQ3", "TQ2qjl", "PCA32,SQ8", "IVF16,TQ3"}) {
+  for (const char* factory : {"TQ3", "TQ2qjl", "SQ8", "IVF16,TQ3"}) {
     BuildOptions build = options(factory, "a");
     run(build);
     build.output = path("b");
