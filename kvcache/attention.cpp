@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -492,6 +493,7 @@ void attend(const Cache& cache, std::size_t layer, const AttentionBatch& batch,
           "the scale must be finite and the softcap finite and not negative");
   const std::vector<Rows> tasks = plan(cache, layer, batch, options);
   std::exception_ptr failure;
+  std::mutex failing;
   const int threads = options.threads > 0 ? options.threads : omp_get_max_threads();
 #pragma omp parallel num_threads(threads) if (tasks.size() > 1 && threads > 1)
   {
@@ -501,7 +503,7 @@ void attend(const Cache& cache, std::size_t layer, const AttentionBatch& batch,
       try {
         attention.run(tasks[i]);
       } catch (...) {
-#pragma omp critical(turboquant_kv_failure)
+        const std::lock_guard<std::mutex> lock(failing);
         failure = std::current_exception();
       }
     }

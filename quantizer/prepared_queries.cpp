@@ -1,9 +1,12 @@
 #include "quantizer/prepared_queries.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <stdexcept>
 #include <string>
+
+#include "quantizer/parallel.h"
 
 namespace turboquant {
 namespace {
@@ -37,20 +40,19 @@ PreparedQueries::PreparedQueries(const Quantizer::Impl& impl, const float* queri
   const std::size_t d = impl.options.dimension;
   resize(levels, nq, impl.padded);
   if (impl.two_parts()) resize(signs, nq, impl.padded);
-  std::size_t bad_query = nq;
+  std::atomic<std::size_t> bad_query{nq};
 #pragma omp parallel if (nq * d > 50000)
   {
     AlignedVector<float> rotated(impl.padded);
     AlignedVector<float> projected(impl.two_parts() ? impl.padded : 0);
 #pragma omp for schedule(static)
     for (std::size_t q = 0; q < nq; ++q) {
-      if (prepare(queries + q * d, q, rotated.data(), projected.data())) continue;
-#pragma omp critical(turboquant_bad_query)
-      if (q < bad_query) bad_query = q;
+      if (!prepare(queries + q * d, q, rotated.data(), projected.data())) lower(bad_query, q);
     }
   }
   if (bad_query < nq) {
-    throw std::invalid_argument("query " + std::to_string(bad_query) + " holds NaN or infinity");
+    throw std::invalid_argument("query " + std::to_string(bad_query.load()) +
+                                " holds NaN or infinity");
   }
 }
 

@@ -1,10 +1,12 @@
 #include "turboquant/quantizer.h"
 
+#include <atomic>
 #include <cmath>
 #include <stdexcept>
 #include <string>
 
 #include "quantizer/levels.h"
+#include "quantizer/parallel.h"
 #include "quantizer/prepared_queries.h"
 #include "quantizer/quantizer_impl.h"
 
@@ -226,19 +228,17 @@ double Quantizer::compression_ratio() const {
 void Quantizer::quantize(const float* x, std::size_t n, std::uint8_t* codes) const {
   const std::size_t d = dimension();
   const std::size_t size = code_size();
-  std::size_t bad_row = n;
+  std::atomic<std::size_t> bad_row{n};
 #pragma omp parallel if (n * d > 100000)
   {
     Encoder encoder(*impl_);
 #pragma omp for schedule(static)
     for (std::size_t i = 0; i < n; ++i) {
-      if (encoder.encode(x + i * d, codes + i * size)) continue;
-#pragma omp critical(turboquant_bad_row)
-      if (i < bad_row) bad_row = i;
+      if (!encoder.encode(x + i * d, codes + i * size)) lower(bad_row, i);
     }
   }
   if (bad_row < n) {
-    throw std::invalid_argument("row " + std::to_string(bad_row) + " holds NaN or infinity");
+    throw std::invalid_argument("row " + std::to_string(bad_row.load()) + " holds NaN or infinity");
   }
 }
 

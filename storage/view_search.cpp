@@ -14,8 +14,6 @@
 namespace turboquant::storage {
 namespace {
 
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
 class TopKSink final : public ScanSink {
  public:
   TopKSink(const View& view, Metric metric, std::size_t nq, std::size_t k)
