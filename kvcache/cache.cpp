@@ -48,6 +48,10 @@ std::size_t Cache::place(std::unique_ptr<Sequence> sequence) {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     if (sequences_[i] != nullptr) continue;
+    for (LayerState& state : sequence->layers) {
+      state.counted = {};  // a copy's are the original's
+      count_locked(state, use_of(state));
+    }
     sequences_[i] = std::move(sequence);
     return i;
   }
@@ -65,9 +69,32 @@ std::size_t Cache::copy_sequence(std::size_t number) {
 }
 
 void Cache::free_sequence(std::size_t number) {
-  sequence(number);
+  Sequence& freed = mutable_sequence(number);
   const std::lock_guard<std::mutex> lock(mutex_);
+  for (LayerState& state : freed.layers) count_locked(state, {});
   sequences_[number].reset();
+}
+
+MemoryUse Cache::use_of(const LayerState& state) const {
+  MemoryUse use;
+  for (const RawTokens* raw : {&state.sinks, &state.tail}) {
+    use.allocated += sizeof(std::uint16_t) * (raw->keys.capacity() + raw->values.capacity());
+  }
+  use.allocated += state.pages.capacity() * sizeof(PageRef);
+  use.half = state.length() * sizeof(std::uint16_t) * (key_width() + value_width());
+  return use;
+}
+
+void Cache::count(LayerState& state) {
+  const MemoryUse now = use_of(state);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  count_locked(state, now);
+}
+
+void Cache::count_locked(LayerState& state, const MemoryUse& now) {
+  counted_.allocated += now.allocated - state.counted.allocated;
+  counted_.half += now.half - state.counted.half;
+  state.counted = now;
 }
 
 Sequence& Cache::mutable_sequence(std::size_t number) {
@@ -141,6 +168,7 @@ void Cache::append(std::size_t layer, std::size_t number, std::size_t position, 
     done += run;
     if (state.tail.n == full) release_page(layer, state);
   }
+  count(state);
 }
 
 void Cache::choose_outliers(std::size_t layer, const RawTokens& raw) {
@@ -196,6 +224,7 @@ void Cache::truncate(std::size_t number, std::size_t tokens) {
     const std::size_t before_tail = state.sinks.n + state.paged;
     if (tokens >= before_tail) {
       resize_raw(state.tail, tokens - before_tail, key_width(), value_width());
+      count(state);
       continue;
     }
     resize_raw(state.tail, 0, key_width(), value_width());
@@ -211,6 +240,7 @@ void Cache::truncate(std::size_t number, std::size_t tokens) {
       }
     }
     if (tokens < state.sinks.n) resize_raw(state.sinks, tokens, key_width(), value_width());
+    count(state);
   }
 }
 
@@ -242,19 +272,9 @@ void Cache::dequantize(std::size_t layer, std::size_t number, float* keys, float
 }
 
 MemoryUse Cache::memory() const {
-  MemoryUse use;
-  use.allocated = page_bytes_->load(std::memory_order_relaxed);
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (const auto& each : sequences_) {
-    if (each == nullptr) continue;
-    for (const LayerState& state : each->layers) {
-      for (const RawTokens* raw : {&state.sinks, &state.tail}) {
-        use.allocated += sizeof(std::uint16_t) * (raw->keys.capacity() + raw->values.capacity());
-      }
-      use.allocated += state.pages.capacity() * sizeof(PageRef);
-      use.half += state.length() * sizeof(std::uint16_t) * (key_width() + value_width());
-    }
-  }
+  MemoryUse use = counted_;
+  use.allocated += page_bytes_->load(std::memory_order_relaxed);
   return use;
 }
 

@@ -27,22 +27,23 @@ struct RawTokens {
   std::size_t n = 0;
 };
 
+struct MemoryUse {
+  std::size_t allocated = 0;  ///< bytes of pages and raw tokens as the allocator gave them
+  std::size_t half = 0;       ///< what the same tokens take in half precision
+};
+
 /// One layer of a sequence, in order of position: sinks, pages, tail.
 struct LayerState {
   RawTokens sinks;
   std::vector<PageRef> pages;
   RawTokens tail;
   std::size_t paged = 0;  ///< tokens in pages
+  MemoryUse counted;      ///< its part of the cache's use, less the pages' bytes
   std::size_t length() const { return sinks.n + paged + tail.n; }
 };
 
 struct Sequence {
   std::vector<LayerState> layers;
-};
-
-struct MemoryUse {
-  std::size_t allocated = 0;  ///< bytes of pages and raw tokens as the allocator gave them
-  std::size_t half = 0;       ///< what the same tokens take in half precision
 };
 
 /// Sequences may be used from different threads at once, one thread per sequence that is written
@@ -89,6 +90,11 @@ class Cache {
   Sequence& mutable_sequence(std::size_t number);
   LayerState& layer_state(std::size_t layer, std::size_t sequence);
   void check_layer(std::size_t layer) const;
+  /// What a layer takes has changed. Whoever changes a sequence does this, so that memory() need
+  /// not look at sequences that others change meanwhile.
+  void count(LayerState& state);
+  MemoryUse use_of(const LayerState& state) const;
+  void count_locked(LayerState& state, const MemoryUse& now);
   void append_raw(RawTokens& raw, std::size_t n, const std::uint16_t* keys,
                   const std::uint16_t* values) const;
   void release_page(std::size_t layer, LayerState& state);
@@ -101,8 +107,9 @@ class Cache {
   const kernels::KernelTable& kernels_;
   std::vector<LayerFormat> formats_;
   std::shared_ptr<std::atomic<std::size_t>> page_bytes_;
-  mutable std::mutex mutex_;  ///< guards the table of sequences and the choice of channels
+  mutable std::mutex mutex_;  ///< guards the table of sequences, their use, the choice of channels
   std::vector<std::unique_ptr<Sequence>> sequences_;
+  MemoryUse counted_;                                ///< over all sequences; guarded by mutex_
   std::vector<std::vector<ChannelOrder>> channels_;  ///< [layer][head]
 };
 
