@@ -78,6 +78,24 @@ class ScanSink {
   virtual bool offer(std::size_t q, float score, std::uint32_t row) = 0;
 };
 
+/// Keeps the best candidates of each query.
+class TopKSink final : public ScanSink {
+ public:
+  /// best: one for each query of the scan. Borrowed.
+  TopKSink(Metric metric, std::vector<TopK>& best) : metric_(metric), best_(best) {}
+  float bound(std::size_t q) const override {
+    return best_[q].limited() ? key_score(metric_, best_[q].limit())
+                              : std::numeric_limits<float>::quiet_NaN();
+  }
+  bool offer(std::size_t q, float score, std::uint32_t row) override {
+    return best_[q].offer(candidate_key(metric_, score, row));
+  }
+
+ private:
+  Metric metric_;
+  std::vector<TopK>& best_;
+};
+
 /// Scans rows [begin, end) for the queries of groups [first_group, last_group) (all queries when
 /// queries.few()). Rows are visited in order.
 void scan_block(const ScanQueries& queries, const CodeRows& rows, std::size_t begin,

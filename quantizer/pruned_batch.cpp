@@ -20,22 +20,6 @@ constexpr std::size_t kGroups = 4;       // query groups of a tile
 constexpr std::size_t kPending = 32;     // rows of a query that are scored together
 constexpr std::uint64_t kNoKey = std::numeric_limits<std::uint64_t>::max();
 
-class Sink final : public ScanSink {
- public:
-  Sink(Metric metric, std::vector<TopK>& best) : metric_(metric), best_(best) {}
-  float bound(std::size_t q) const override {
-    return best_[q].limited() ? key_score(metric_, best_[q].limit())
-                              : std::numeric_limits<float>::quiet_NaN();
-  }
-  bool offer(std::size_t q, float score, std::uint32_t row) override {
-    return best_[q].offer(candidate_key(metric_, score, row));
-  }
-
- private:
-  Metric metric_;
-  std::vector<TopK>& best_;
-};
-
 }  // namespace
 
 PrunedBatch::PrunedBatch(const ScanQueries& queries, const CodeRows& rows, const SignPlane& plane,
@@ -100,7 +84,7 @@ class PrunedBatch::Part {
         if (!work(from, to)) return;
       }
     };
-    Sink sink(queries_.metric(), best_);
+    TopKSink sink(queries_.metric(), best_);
     const auto scan_all = [&](std::size_t from, std::size_t to) {
       scan_block(queries_, batch_.rows_, from, to, first_group_, last_group_, sink);
       return true;

@@ -13,8 +13,6 @@
 namespace turboquant {
 namespace {
 
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
 void check(const Quantizer& quantizer, Metric metric, const CodeRows& rows) {
   if (metric == Metric::kL2 && !quantizer.options().with_norm) {
     throw std::invalid_argument("L2 search needs a quantizer with_norm");
@@ -35,23 +33,6 @@ void run_plan(const ScanPlan& plan, std::size_t groups, std::size_t n, const Par
          groups * of_queries / plan.query_parts, groups * (of_queries + 1) / plan.query_parts);
   });
 }
-
-class TopKSink final : public ScanSink {
- public:
-  TopKSink(Metric metric, std::size_t nq, std::size_t k) : metric_(metric), best_(nq, TopK(k)) {}
-
-  float bound(std::size_t q) const override {
-    return best_[q].limited() ? key_score(metric_, best_[q].limit()) : kNaN;
-  }
-  bool offer(std::size_t q, float score, std::uint32_t row) override {
-    return best_[q].offer(candidate_key(metric_, score, row));
-  }
-  TopK& best(std::size_t q) { return best_[q]; }
-
- private:
-  Metric metric_;
-  std::vector<TopK> best_;
-};
 
 class RangeSink final : public ScanSink {
  public:
@@ -169,20 +150,18 @@ void search_topk(const Quantizer& quantizer, Metric metric, const float* queries
     return;
   }
   const std::size_t held = std::min(k, rows.n);
-  std::vector<TopKSink> sinks;
-  sinks.reserve(plan.row_parts);
-  for (std::size_t i = 0; i < plan.row_parts; ++i) sinks.emplace_back(metric, nq, held);
+  std::vector<std::vector<TopK>> best(plan.row_parts, std::vector<TopK>(nq, TopK(held)));
   run_plan(plan, prepared.groups(), rows.n,
            [&](std::size_t p, std::size_t begin, std::size_t end, std::size_t first_group,
                std::size_t last_group) {
-             scan_block(prepared, rows, begin, end, first_group, last_group,
-                        sinks[p % plan.row_parts]);
+             TopKSink sink(metric, best[p % plan.row_parts]);
+             scan_block(prepared, rows, begin, end, first_group, last_group, sink);
            });
 #pragma omp parallel for schedule(static) if (nq * held > 20000)
   for (std::size_t q = 0; q < nq; ++q) {
     std::vector<TopK*> candidates;
-    candidates.reserve(sinks.size());
-    for (TopKSink& sink : sinks) candidates.push_back(&sink.best(q));
+    candidates.reserve(best.size());
+    for (std::vector<TopK>& part : best) candidates.push_back(&part[q]);
     write_best(metric, candidates, k, scores + q * k, ids + q * k);
   }
 }

@@ -14,9 +14,9 @@
 namespace turboquant::storage {
 namespace {
 
-class TopKSink final : public ScanSink {
+class BestRowsSink final : public ScanSink {
  public:
-  TopKSink(const View& view, Metric metric, std::size_t nq, std::size_t k)
+  BestRowsSink(const View& view, Metric metric, std::size_t nq, std::size_t k)
       : best_(nq, BestRows(CandidateOrder(view, metric), metric, k)) {}
 
   void start_block(std::uint32_t position, const RowBits* only) {
@@ -203,8 +203,8 @@ absl::StatusOr<std::vector<std::vector<Candidate>>> scan_top_k(const View& view,
   const ScanQueries queries(request.quantizer->impl(), request.metric, request.queries, request.nq);
   const ScanPlan plan(queries, view.live_rows);
   const std::size_t held = std::min<std::size_t>(k, view.live_rows);
-  std::vector<TopKSink> sinks(plan.query_parts * plan.row_parts,
-                              TopKSink(view, request.metric, request.nq, held));
+  std::vector<BestRowsSink> sinks(plan.query_parts * plan.row_parts,
+                                  BestRowsSink(view, request.metric, request.nq, held));
   TQ_RETURN_IF_ERROR(scan(view, request, queries, plan, sinks));
   std::vector<std::vector<Candidate>> found(request.nq);
   for (std::size_t q = 0; q < request.nq; ++q) {
