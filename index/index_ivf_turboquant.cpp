@@ -17,7 +17,7 @@
 namespace turboquant {
 namespace {
 
-/// One score at a time; the heaps around it are FAISS's.
+/// The heaps around it are FAISS's.
 class Scanner : public faiss::InvertedListScanner {
  public:
   Scanner(const IndexIVFTurboQuant& index, bool pairs, const faiss::IDSelector* selector)
@@ -84,14 +84,31 @@ class Scanner : public faiss::InvertedListScanner {
   template <class F>
   void for_selected(std::size_t n, const std::uint8_t* codes, const std::int64_t* ids,
                     const F& f) const {
-    for (std::size_t j = 0; j < n; ++j, codes += code_size) {
-      std::int64_t id;
-      std::memcpy(&id, ids + j, sizeof id);  // lists mapped from a file are not aligned
-      if (sel != nullptr && !sel->is_member(id)) continue;
-      f(distance_to_code(codes), store_pairs ? static_cast<std::int64_t>(faiss::lo_build(
-                                                   static_cast<std::uint64_t>(list_no), j))
-                                             : id);
+    constexpr std::size_t kRows = 64;  // scored together
+    float scores[kRows];
+    std::uint32_t rows[kRows];
+    for (std::size_t first = 0; first < n; first += kRows) {
+      const std::size_t end = std::min(n, first + kRows);
+      std::size_t count = 0;
+      for (std::size_t j = first; j < end; ++j) {
+        if (sel != nullptr && !sel->is_member(id_at(ids, j))) continue;
+        rows[count++] = static_cast<std::uint32_t>(j - first);
+      }
+      const bool all = count == end - first;
+      scorer_.score_rows(codes + first * code_size, all ? nullptr : rows, count, scores);
+      for (std::size_t i = 0; i < count; ++i) {
+        const std::size_t j = first + rows[i];
+        f(offset_ + scores[i], store_pairs ? static_cast<std::int64_t>(faiss::lo_build(
+                                                 static_cast<std::uint64_t>(list_no), j))
+                                           : id_at(ids, j));
+      }
     }
+  }
+
+  static std::int64_t id_at(const std::int64_t* ids, std::size_t j) {
+    std::int64_t id;
+    std::memcpy(&id, ids + j, sizeof id);  // lists mapped from a file are not aligned
+    return id;
   }
 #endif
 

@@ -1,6 +1,7 @@
 // A QueryScorer for FAISS's callbacks, which run in parallel regions that no exception may leave.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -28,6 +29,16 @@ class SafeScorer {
   }
 
   float score(const std::uint8_t* code) const { return valid_ ? scorer_.score(code) : worst_; }
+
+  /// As QueryScorer::score_rows.
+  void score_rows(const std::uint8_t* codes, const std::uint32_t* rows, std::size_t n,
+                  float* out) const {
+    if (valid_) {
+      scorer_.score_rows(codes, rows, n, out);
+    } else {
+      std::fill_n(out, n, worst_);
+    }
+  }
 
   float symmetric(const std::uint8_t* a, const std::uint8_t* b) const {
     return scorer_.symmetric(a, b);
