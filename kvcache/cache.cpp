@@ -224,7 +224,6 @@ void Cache::truncate(std::size_t number, std::size_t tokens) {
     const std::size_t before_tail = state.sinks.n + state.paged;
     if (tokens >= before_tail) {
       resize_raw(state.tail, tokens - before_tail, key_width(), value_width());
-      count(state);
       continue;
     }
     resize_raw(state.tail, 0, key_width(), value_width());
@@ -240,8 +239,8 @@ void Cache::truncate(std::size_t number, std::size_t tokens) {
       }
     }
     if (tokens < state.sinks.n) resize_raw(state.sinks, tokens, key_width(), value_width());
-    count(state);
   }
+  for (LayerState& state : cut.layers) count(state);
 }
 
 void Cache::dequantize(std::size_t layer, std::size_t number, float* keys, float* values) const {

@@ -290,6 +290,31 @@ void ScanQueries::cutoff(std::size_t q, float scale, float bound, float* cutoff,
   }
 }
 
+bool offer_rows(const ScanQueries& queries, std::size_t q, const CodeRows& rows,
+                const std::uint32_t* chosen, std::size_t n, TopK& best) {
+  constexpr std::size_t kMost = 64;
+  float products[kMost];
+  const Quantizer::Impl& impl = queries.prepared().impl();
+  const std::size_t size = impl.code_size();
+  const bool l2 = queries.metric() == Metric::kL2;
+  bool moved = false;
+  for (std::size_t i = 0; i < n; i += kMost) {
+    const std::size_t count = std::min(kMost, n - i);
+    for (std::size_t j = 0; j < count; ++j) {
+      const std::uint8_t* row = rows.codes + std::size_t{chosen[i + j]} * size;
+      for (std::size_t at = 0; at < size; at += 64) __builtin_prefetch(row + at);
+    }
+    queries.prepared().products(q, rows.codes, chosen + i, count, products);
+    for (std::size_t j = 0; j < count; ++j) {
+      const std::uint8_t* row = rows.codes + std::size_t{chosen[i + j]} * size;
+      const float score = queries.score(q, products[j], l2 ? impl.norm_squared(row) : 0);
+      const std::uint64_t key = candidate_key(queries.metric(), score, chosen[i + j]);
+      moved = best.offer(key) || moved;
+    }
+  }
+  return moved;
+}
+
 void scan_block(const ScanQueries& queries, const CodeRows& rows, std::size_t begin,
                 std::size_t end, std::size_t first_group, std::size_t last_group, ScanSink& sink) {
   Scan(queries, rows, sink).run(begin, end, first_group, last_group);

@@ -96,6 +96,10 @@ class TopKSink final : public ScanSink {
   std::vector<TopK>& best_;
 };
 
+/// Offers the n rows chosen with their exact scores. True when the limit moved.
+bool offer_rows(const ScanQueries& queries, std::size_t q, const CodeRows& rows,
+                const std::uint32_t* chosen, std::size_t n, TopK& best);
+
 /// Scans rows [begin, end) for the queries of groups [first_group, last_group) (all queries when
 /// queries.few()). Rows are visited in order.
 void scan_block(const ScanQueries& queries, const CodeRows& rows, std::size_t begin,

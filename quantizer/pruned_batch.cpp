@@ -193,23 +193,8 @@ class PrunedBatch::Part {
 
   void score_pending(std::size_t q) {
     const std::size_t at = q - first_query_;
-    const std::size_t n = n_pending_[at];
-    const std::uint32_t* rows = &pending_[at * kPending];
-    const PreparedQueries& prepared = queries_.prepared();
-    const std::size_t size = impl_.code_size();
-    float products[kPending];
-    for (std::size_t j = 0; j < n; ++j) {
-      const std::uint8_t* row = batch_.rows_.codes + rows[j] * size;
-      for (std::size_t b = 0; b < size; b += 64) __builtin_prefetch(row + b);
-    }
-    prepared.products(q, batch_.rows_.codes, rows, n, products);
-    const bool l2 = queries_.metric() == Metric::kL2;
-    bool moved = false;
-    for (std::size_t j = 0; j < n; ++j) {
-      const std::uint8_t* row = batch_.rows_.codes + rows[j] * size;
-      const float score = queries_.score(q, products[j], l2 ? impl_.norm_squared(row) : 0);
-      moved = best_[q].offer(candidate_key(queries_.metric(), score, rows[j])) || moved;
-    }
+    const bool moved =
+        offer_rows(queries_, q, batch_.rows_, &pending_[at * kPending], n_pending_[at], best_[q]);
     n_pending_[at] = 0;
     if (moved) update_cutoff(q);
   }

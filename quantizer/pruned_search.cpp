@@ -325,21 +325,7 @@ class PrunedSearch {
   }
 
   void score_rows(const std::uint32_t* rows, std::size_t n, TopK& best) const {
-    constexpr std::size_t kMost = 64;
-    float products[kMost];
-    for (std::size_t i = 0; i < n; i += kMost) {
-      const std::size_t count = std::min(kMost, n - i);
-      for (std::size_t j = 0; j < count; ++j) {
-        const std::uint8_t* row = rows_.codes + std::size_t{rows[i + j]} * impl_.code_size();
-        for (std::size_t at = 0; at < impl_.code_size(); at += 64) __builtin_prefetch(row + at);
-      }
-      prepared_.products(q_, rows_.codes, rows + i, count, products);
-      for (std::size_t j = 0; j < count; ++j) {
-        const std::uint8_t* row = rows_.codes + std::size_t{rows[i + j]} * impl_.code_size();
-        const float score = queries_.score(q_, products[j], l2_ ? impl_.norm_squared(row) : 0);
-        best.offer(candidate_key(queries_.metric(), score, rows[i + j]));
-      }
-    }
+    offer_rows(queries_, q_, rows_, rows, n, best);
   }
 
   const ScanQueries& queries_;

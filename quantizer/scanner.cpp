@@ -56,12 +56,14 @@ class RangeSink final : public ScanSink {
 
 namespace {
 
-// The k best of the candidates of one query, merged into the first of them.
-void write_best(Metric metric, std::vector<TopK*> candidates, std::size_t k, float* scores,
-                std::int64_t* ids) {
-  TopK& best = *candidates[0];
-  for (std::size_t i = 1; i < candidates.size(); ++i) {
-    for (const std::uint64_t key : candidates[i]->sorted()) best.offer(key);
+// The k best of one query's candidates, part(0) to part(parts - 1), merged into the first. Returns
+// their keys.
+template <typename Part>
+const std::vector<std::uint64_t>& write_best(Metric metric, std::size_t parts, const Part& part,
+                                             std::size_t k, float* scores, std::int64_t* ids) {
+  TopK& best = part(0);
+  for (std::size_t i = 1; i < parts; ++i) {
+    for (const std::uint64_t key : part(i).sorted()) best.offer(key);
   }
   const float empty = metric == Metric::kInnerProduct ? std::numeric_limits<float>::lowest()
                                                       : std::numeric_limits<float>::max();
@@ -71,6 +73,7 @@ void write_best(Metric metric, std::vector<TopK*> candidates, std::size_t k, flo
     scores[j] = found ? key_score(metric, sorted[j]) : empty;
     ids[j] = found ? static_cast<std::int64_t>(key_row(sorted[j])) : -1;
   }
+  return sorted;
 }
 
 bool search_pruned(const ScanQueries& queries, std::size_t q, const CodeRows& rows,
@@ -78,10 +81,8 @@ bool search_pruned(const ScanQueries& queries, std::size_t q, const CodeRows& ro
                    std::int64_t* ids) {
   std::vector<TopK> best(parts, TopK(k));
   if (!pruned_search(queries, q, rows, *pruning.plane, pruning.confidence, k, best)) return false;
-  std::vector<TopK*> all;
-  all.reserve(parts);
-  for (TopK& part : best) all.push_back(&part);
-  write_best(queries.metric(), all, k, scores, ids);
+  write_best(
+      queries.metric(), parts, [&](std::size_t i) -> TopK& { return best[i]; }, k, scores, ids);
   return true;
 }
 
@@ -101,15 +102,11 @@ void search_pruned_batch(const Quantizer& quantizer, const ScanQueries& queries,
   std::vector<std::uint8_t> misled(queries.size());
 #pragma omp parallel for schedule(static) if (queries.size() * k > 20000)
   for (std::size_t q = 0; q < queries.size(); ++q) {
-    std::vector<TopK*> candidates;
-    candidates.reserve(parts);
+    const std::vector<std::uint64_t>& found = write_best(
+        queries.metric(), parts, [&](std::size_t i) -> TopK& { return best[i][q]; }, k,
+        scores + q * k, ids + q * k);
     std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();
-    for (std::size_t part = 0; part < parts; ++part) {
-      candidates.push_back(&best[part][q]);
-      limit = std::min(limit, certain[part][q]);
-    }
-    write_best(queries.metric(), candidates, k, scores + q * k, ids + q * k);
-    const std::vector<std::uint64_t>& found = candidates[0]->candidates();
+    for (const std::vector<std::uint64_t>& part : certain) limit = std::min(limit, part[q]);
     misled[q] = found.size() < k || found[k - 1] > limit ? 1 : 0;
   }
   for (std::size_t q = 0; q < queries.size(); ++q) {
@@ -159,10 +156,9 @@ void search_topk(const Quantizer& quantizer, Metric metric, const float* queries
            });
 #pragma omp parallel for schedule(static) if (nq * held > 20000)
   for (std::size_t q = 0; q < nq; ++q) {
-    std::vector<TopK*> candidates;
-    candidates.reserve(best.size());
-    for (std::vector<TopK>& part : best) candidates.push_back(&part[q]);
-    write_best(metric, candidates, k, scores + q * k, ids + q * k);
+    write_best(
+        metric, best.size(), [&](std::size_t i) -> TopK& { return best[i][q]; }, k, scores + q * k,
+        ids + q * k);
   }
 }
 

@@ -45,14 +45,12 @@ void SignPlane::extend(const std::uint8_t* codes, std::size_t n) {
   const std::size_t blocks = (n + kBlock - 1) / kBlock;
   signs_.resize(blocks * block_bytes());
   if (metric_ == Metric::kL2 || quantizer_.impl().centred()) terms_.resize(blocks * kBlock);
-  for (Prefix& p : prefixes_) {
+  const auto resize = [blocks](Prefix& p) {
     p.scales.resize(blocks * kBlock);
     p.spreads.resize(blocks);
-  }
-  if (has_levels_prefix()) {
-    levels_prefix_.scales.resize(blocks * kBlock);
-    levels_prefix_.spreads.resize(blocks);
-  }
+  };
+  for (Prefix& p : prefixes_) resize(p);
+  if (has_levels_prefix()) resize(levels_prefix_);
   const std::size_t first_block = rows_ / kBlock;
 #pragma omp parallel for schedule(static) if ((n - rows_) * row_bytes() > 100000)
   for (std::size_t b = first_block; b < blocks; ++b) {

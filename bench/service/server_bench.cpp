@@ -131,13 +131,10 @@ class Bench {
   }
 
   void ingest() {
-    turboquant::CollectionOptions options;
-    options.dimension = options_.dimension;
-    options.factory = "TQ" + std::to_string(options_.bits);
     turboquant::ClientOptions where;
     where.address = "127.0.0.1:" + std::to_string(server_->port());
     Client writer(where);
-    fail_unless(writer.create_collection("bench", options).status());
+    fail_unless(writer.create_collection("bench", collection_options()).status());
     turboquant::BulkOptions bulk;
     absl::Status refused;
     bulk.acknowledged = [&](const auto& one) { refused.Update(one.result.status()); };
@@ -170,12 +167,16 @@ class Bench {
     });
   }
 
-  // The same rows as a collection of this process.
-  std::shared_ptr<turboquant::Collection> stored(turboquant::Store& store) const {
+  turboquant::CollectionOptions collection_options() const {
     turboquant::CollectionOptions options;
     options.dimension = options_.dimension;
     options.factory = "TQ" + std::to_string(options_.bits);
-    auto collection = store.create_collection("bench", options);
+    return options;
+  }
+
+  // The same rows as a collection of this process.
+  std::shared_ptr<turboquant::Collection> stored(turboquant::Store& store) const {
+    auto collection = store.create_collection("bench", collection_options());
     fail_unless(collection.status());
     constexpr std::size_t kBatch = 1000;
     for (std::size_t first = 0; first < options_.rows; first += kBatch) {

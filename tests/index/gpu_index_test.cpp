@@ -21,6 +21,7 @@ namespace turboquant {
 namespace {
 
 using test::clustered;
+using test::error_of;
 using test::expect_same;
 using test::Results;
 using test::search;
@@ -28,16 +29,6 @@ using testing::HasSubstr;
 
 constexpr auto kIp = faiss::METRIC_INNER_PRODUCT;
 constexpr auto kL2 = faiss::METRIC_L2;
-
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const faiss::FaissException& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 struct Pair {
   Pair(int d, const std::string& name, faiss::MetricType metric)

@@ -8,7 +8,6 @@
 
 #include <cstdio>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +31,7 @@ namespace turboquant {
 namespace {
 
 using test::clustered;
+using test::error_of;
 using test::expect_same;
 using test::search;
 using testing::HasSubstr;
@@ -62,15 +62,6 @@ std::unique_ptr<faiss::Index> filled(const std::string& text,
   auto index = index_factory(d, text, metric);
   test::fill(*index, clustered(static_cast<std::size_t>(n), static_cast<std::size_t>(d), 1));
   return index;
-}
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const faiss::FaissException& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 std::uint64_t word(const Bytes& bytes, std::size_t at, std::size_t size) {

@@ -20,6 +20,7 @@ namespace turboquant {
 namespace {
 
 using test::clustered;
+using test::error_of;
 using test::expect_same;
 using test::search;
 using testing::HasSubstr;
@@ -203,16 +204,6 @@ TEST_P(IvfTurboQuant, MergeRefusesOtherCodes) {
   IndexIVFTurboQuant residual(&coarse_, kD, kLists, parse_index_name("TQ4"), GetParam().metric,
                               !GetParam().by_residual);
   EXPECT_THROW(index_->merge_from(residual, 0), faiss::FaissException);
-}
-
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const faiss::FaissException& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST_P(IvfTurboQuant, NanIsRefusedWithItsRow) {

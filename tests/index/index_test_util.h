@@ -7,6 +7,7 @@
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/VectorTransform.h>
+#include <faiss/impl/FaissException.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -80,6 +81,17 @@ inline void expect_same(const Results& a, const Results& b) {
   ASSERT_EQ(a.distances.size(), b.distances.size());
   EXPECT_EQ(
       0, std::memcmp(a.distances.data(), b.distances.data(), a.distances.size() * sizeof(float)));
+}
+
+/// What FAISS's exception says.
+template <class F>
+std::string error_of(F&& f) {
+  try {
+    f();
+  } catch (const faiss::FaissException& error) {
+    return error.what();
+  }
+  return "no error";
 }
 
 /// The strings that the factory must build, flat ones first.

@@ -22,6 +22,7 @@ namespace turboquant {
 namespace {
 
 using test::clustered;
+using test::error_of;
 using test::expect_same;
 using test::Results;
 using test::search;
@@ -33,16 +34,6 @@ constexpr auto kL2 = faiss::METRIC_L2;
 
 IndexTurboQuant make(const std::string& name, faiss::MetricType metric, int d = kD) {
   return IndexTurboQuant(d, parse_index_name(name), metric);
-}
-
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const faiss::FaissException& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 class BothMetrics : public testing::TestWithParam<faiss::MetricType> {};
