@@ -28,13 +28,18 @@ bool concerns(int file) {
   return std::strstr(path, "/tq_store_") != nullptr;
 }
 
-// True when so many bytes do not fit any more.
+// True when so many bytes do not fit any more. One step decides, so that a write which fails in
+// another thread does not fill the disk again that set_faults has just emptied.
 bool disk_is_full(int file, std::size_t bytes) {
-  if (g_space.load() < 0 || !concerns(file)) return false;
-  if (g_space.fetch_sub(static_cast<std::int64_t>(bytes)) >= static_cast<std::int64_t>(bytes)) {
-    return false;
-  }
-  g_space.store(0);
+  const auto wanted = static_cast<std::int64_t>(bytes);
+  std::int64_t space = g_space.load();
+  if (space < 0 || !concerns(file)) return false;
+  bool fits = false;
+  do {
+    if (space < 0) return false;
+    fits = wanted <= space;
+  } while (!g_space.compare_exchange_weak(space, fits ? space - wanted : 0));
+  if (fits) return false;
   g_injected.fetch_add(1);
   errno = ENOSPC;
   return true;
