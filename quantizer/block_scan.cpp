@@ -106,6 +106,7 @@ class Scan {
     const std::size_t n = block_.n;
     if (block_.contiguous) {
       const std::uint8_t* row = rows_.codes + block_.first * size;
+#pragma GCC unroll 4
       for (std::size_t j = 0; j < n; ++j, row += size) to[j] = read(row);
     } else {
       for (std::size_t j = 0; j < n; ++j) to[j] = read(rows_.codes + block_.ids[j] * size);

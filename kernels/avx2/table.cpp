@@ -135,11 +135,9 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
   const __m256i levels = broadcast_table(table.levels, table.offset);
   const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
   by_bits(table.bits, [&](auto bits) {
-    dot_by_four<kPrefetchBytes>(
-        codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-          return _mm_add_epi32(dot_four<decltype(bits)::kValue>(row, d, levels, query.values),
-                               bias);
-        });
+    dot_by<4, kPrefetchBytes>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
+      return _mm_add_epi32(dot_four<decltype(bits)::kValue>(row, d, levels, query.values), bias);
+    });
   });
 }
 

@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include <array>
+
 #define TQ_VECTOR_BYTES 64
 #include "kernels/backends.h"
 #include "kernels/by_bits.h"
@@ -99,14 +101,18 @@ void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8
   by_bits(bits, [&](auto b) { decode_bits<decltype(b)::kValue>(packed, d, t, out); });
 }
 
-// Sums of the lanes of four registers: transposing adds, then across the quarters.
-inline __m128i sum_lanes(const __m512i sums[4]) {
+// Every quarter: its sums of four registers, side by side.
+inline __m512i sum_quarters(const __m512i sums[4]) {
   const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]),
                                       _mm512_unpackhi_epi32(sums[0], sums[1]));
   const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]),
                                       _mm512_unpackhi_epi32(sums[2], sums[3]));
-  const __m512i all =
-      _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+
+// Sums of the lanes of four registers.
+inline __m128i sum_lanes(const __m512i sums[4]) {
+  const __m512i all = sum_quarters(sums);
   const __m256i half =
       _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
   return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
@@ -135,17 +141,96 @@ inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m512i
   return sum_lanes(sums);
 }
 
+#if defined(__AVX512VBMI__)
+template <typename Byte>
+constexpr std::array<std::uint8_t, 64> bytes_of(const Byte& byte) {
+  std::array<std::uint8_t, 64> bytes{};
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(byte(i));
+  return bytes;
+}
+
+// Products of rows of less than a block, two rows a register: 32 pairs of codes each. A pair is a
+// field that one look-up of six bits resolves for either of its codes; at 4 bits it is a byte.
+template <int Bits>
+class ShortRows {
+ public:
+  ShortRows(const CodeTable& table, const std::int8_t* query, std::size_t d)
+      : live_(static_cast<__mmask32>((std::uint64_t{1} << packed_bytes(d, Bits)) - 1)) {
+    static constexpr auto kEven = bytes_of([](std::size_t i) { return i % 32 * 2; });
+    static constexpr auto kOdd = bytes_of([](std::size_t i) { return i % 32 * 2 + 1; });
+    static constexpr auto kSecond =
+        bytes_of([](std::size_t i) { return Bits < 4 ? i >> Bits : i; });
+    first_ = broadcast_table(table.levels, table.offset);
+    second_ = look_up(first_, load512(kSecond.data()));
+    even_ = _mm512_permutexvar_epi8(load512(kEven.data()), load512(query));
+    odd_ = _mm512_permutexvar_epi8(load512(kOdd.data()), load512(query));
+  }
+
+  __m256i dot_eight(const std::uint8_t* const row[8]) const {
+    __m512i sums[4];
+    for (int r = 0; r < 4; ++r) sums[r] = dot_two(row[r], row[r + 4]);
+    const __m512i quarters = sum_quarters(sums);
+    const __m512i halves =
+        _mm512_add_epi32(quarters, _mm512_shuffle_i32x4(quarters, quarters, 0xb1));
+    return _mm512_castsi512_si256(_mm512_shuffle_i32x4(halves, halves, 0x08));
+  }
+
+ private:
+  __m512i dot_two(const std::uint8_t* a, const std::uint8_t* b) const {
+    const __m512i bytes =
+        _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi8(live_, a)),
+                           _mm256_maskz_loadu_epi8(live_, b), 1);
+    __m512i first = bytes;
+    __m512i second = _mm512_srli_epi16(bytes, 4);
+    if constexpr (Bits < 4) {
+      // Eight pairs fill 2 * Bits bytes: each quadword gets its bytes, each byte its pair.
+      const __m512i start = _mm512_setr_epi64(0, 1, 2, 3, 0, 1, 2, 3);
+      const __m512i row = _mm512_setr_epi64(0, 0, 0, 0, 32, 32, 32, 32);
+      const __m512i spread = _mm512_set1_epi64(0x0101010101010101);
+      const __m512i quads = _mm512_permutexvar_epi8(
+          _mm512_add_epi8(
+              _mm512_mullo_epi64(
+                  _mm512_add_epi64(_mm512_mullo_epi64(start, _mm512_set1_epi64(2 * Bits)), row),
+                  spread),
+              _mm512_set1_epi64(0x0706050403020100)),
+          bytes);
+      std::uint64_t shifts = 0;
+      for (int i = 0; i < 8; ++i) shifts |= static_cast<std::uint64_t>(2 * i * Bits) << (8 * i);
+      first =
+          _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<long long>(shifts)), quads);
+      second = first;
+    }
+    const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), look_up(first_, first), even_);
+    return _mm512_dpbusd_epi32(sums, look_up(second_, second), odd_);
+  }
+
+  __mmask32 live_;
+  __m512i first_, second_, even_, odd_;
+};
+#endif
+
 void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
               std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
               std::int32_t* dots) {
-  const __m512i levels = broadcast_table(table.levels, table.offset);
-  const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
   by_bits(table.bits, [&](auto bits) {
-    dot_by_four<kPrefetchBytes>(
-        codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-          return _mm_add_epi32(dot_four<decltype(bits)::kValue>(row, d, levels, query.values),
-                               bias);
-        });
+    constexpr int kBits = decltype(bits)::kValue;
+    const int bias = -table.offset * query.sum;
+#if defined(__AVX512VBMI__)
+    if (d < kBlock) {
+      const ShortRows<kBits> products(table, query.values, d);
+      const __m256i start = _mm256_set1_epi32(bias);
+      dot_by<8, kPrefetchBytes>(codes, stride, rows, n, dots,
+                                [&](const std::uint8_t* const row[8]) {
+                                  return _mm256_add_epi32(products.dot_eight(row), start);
+                                });
+      return;
+    }
+#endif
+    const __m512i levels = broadcast_table(table.levels, table.offset);
+    const __m128i start = _mm_set1_epi32(bias);
+    dot_by<4, kPrefetchBytes>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
+      return _mm_add_epi32(dot_four<kBits>(row, d, levels, query.values), start);
+    });
   });
 }
 

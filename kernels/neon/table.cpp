@@ -101,7 +101,7 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
               std::int32_t* dots) {
   const int8x16_t levels = vld1q_s8(table.levels);
   by_bits(table.bits, [&](auto bits) {
-    dot_by_four<0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
+    dot_by<4, 0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
       return dot_four<decltype(bits)::kValue>(row, d, levels, query.values);
     });
   });
