@@ -42,12 +42,15 @@ struct Quantizer::Impl {
     std::memcpy(&value, at, 4);
     return value;
   }
-  float scale(const std::uint8_t* row) const { return read_float(row + packed); }
-  float residual_scale(const std::uint8_t* row) const { return read_float(row + packed + 4); }
-  float centre_product(const std::uint8_t* row) const {
-    return read_float(row + packed + (two_parts() ? 8 : 4));
-  }
-  float norm_squared(const std::uint8_t* row) const { return read_float(row + code_size() - 4); }
+  // Where the factors of a row stand, in bytes from its start.
+  std::size_t scale_at() const { return packed; }
+  std::size_t residual_at() const { return packed + 4; }
+  std::size_t centre_at() const { return packed + (two_parts() ? 8 : 4); }
+  std::size_t norm_at() const { return code_size() - 4; }
+  float scale(const std::uint8_t* row) const { return read_float(row + scale_at()); }
+  float residual_scale(const std::uint8_t* row) const { return read_float(row + residual_at()); }
+  float centre_product(const std::uint8_t* row) const { return read_float(row + centre_at()); }
+  float norm_squared(const std::uint8_t* row) const { return read_float(row + norm_at()); }
 
   /// out[i] = x[i] - centre[i].
   void subtract_centre(const float* x, float* out) const {
@@ -57,8 +60,11 @@ struct Quantizer::Impl {
   /// The part of a row's score that depends on the row alone and not on its codes, for the cut-offs
   /// of ScanQueries: products and distances fall as it grows. Lowered by more than rounding.
   float term(const std::uint8_t* row, Metric metric) const {
-    const float norm = metric == Metric::kL2 ? norm_squared(row) : 0;
-    const float product = centred() ? (metric == Metric::kL2 ? 2 : 1) * centre_product(row) : 0;
+    return term(metric == Metric::kL2 ? norm_squared(row) : 0, centred() ? centre_product(row) : 0,
+                metric);
+  }
+  static float term(float norm, float centre_product, Metric metric) {
+    const float product = (metric == Metric::kL2 ? 2.0f : 1.0f) * centre_product;
     return (norm - product) - (norm + std::fabs(product)) * 1e-6f;
   }
 
