@@ -99,36 +99,67 @@ class Scan {
     return block_.contiguous ? block_.first + j : block_.ids[j];
   }
 
-  // to[j] = the factor of row j of the block that stands `offset` bytes behind its start.
-  void load_factor(float* to, std::size_t offset) const {
+  using Four = float __attribute__((vector_size(16)));  // stores of four take less time than four
+
+  // first[j], second[j] = the neighbouring factors of row j of the block, `offset` bytes behind its
+  // start.
+  void load_two(float* first, float* second, std::size_t offset) const {
+    const std::size_t size = size_;
+    const std::size_t n = block_.n;
+    const auto read = [](const std::uint8_t* at) {
+      std::int64_t both;
+      std::memcpy(&both, at, 8);
+      return both;
+    };
+    std::size_t j = 0;
+    if (block_.contiguous) {
+      using Pairs = std::int64_t __attribute__((vector_size(16)));
+      const std::uint8_t* at = rows_.codes + block_.first * size + offset;
+      for (; j + 4 <= n; j += 4, at += 4 * size) {
+        const auto a = reinterpret_cast<Four>(Pairs{read(at), read(at + size)});
+        const auto b = reinterpret_cast<Four>(Pairs{read(at + 2 * size), read(at + 3 * size)});
+        const Four firsts = __builtin_shufflevector(a, b, 0, 2, 4, 6);
+        const Four seconds = __builtin_shufflevector(a, b, 1, 3, 5, 7);
+        std::memcpy(first + j, &firsts, sizeof firsts);
+        std::memcpy(second + j, &seconds, sizeof seconds);
+      }
+    }
+    for (; j < n; ++j) {
+      first[j] = Quantizer::Impl::read_float(rows_.codes + id(j) * size + offset);
+      second[j] = Quantizer::Impl::read_float(rows_.codes + id(j) * size + offset + 4);
+    }
+  }
+
+  void load_one(float* to, std::size_t offset) const {
     const std::size_t size = size_;
     const std::size_t n = block_.n;
     const auto read = [](const std::uint8_t* at) { return Quantizer::Impl::read_float(at); };
+    std::size_t j = 0;
     if (block_.contiguous) {
       const std::uint8_t* at = rows_.codes + block_.first * size + offset;
-      using Four = float __attribute__((vector_size(16)));  // one store of four takes less time
-      std::size_t j = 0;
       for (; j + 4 <= n; j += 4, at += 4 * size) {
         const Four four = {read(at), read(at + size), read(at + 2 * size), read(at + 3 * size)};
         std::memcpy(to + j, &four, sizeof four);
       }
-      for (; j < n; ++j, at += size) to[j] = read(at);
-    } else {
-      for (std::size_t j = 0; j < n; ++j) to[j] = read(rows_.codes + block_.ids[j] * size + offset);
     }
+    for (; j < n; ++j) to[j] = read(rows_.codes + id(j) * size + offset);
   }
 
   // Reads the factors; called once the codes have brought the rows into the cache.
   void load_factors() {
-    load_factor(block_.scale, impl_.scale_at());
-    if (impl_.two_parts()) load_factor(block_.residual, impl_.residual_at());
-    if (l2_) load_factor(block_.norm, impl_.norm_at());
+    // In a row: scale, residual scale, centre product, norm, as far as it has them.
+    float* second = impl_.two_parts() ? block_.residual
+                    : impl_.centred() ? block_.term
+                                      : block_.norm;
+    if (impl_.two_parts() || terms_) {
+      load_two(block_.scale, second, impl_.scale_at());
+    } else {
+      load_one(block_.scale, impl_.scale_at());
+    }
+    if (impl_.two_parts() && impl_.centred()) load_one(block_.term, impl_.centre_at());
+    if (l2_ && second != block_.norm) load_one(block_.norm, impl_.norm_at());
     if (terms_) {
-      if (impl_.centred()) {
-        load_factor(block_.term, impl_.centre_at());
-      } else {
-        std::fill_n(block_.term, block_.n, 0.0f);
-      }
+      if (!impl_.centred()) std::fill_n(block_.term, block_.n, 0.0f);
       const auto lower = [&](const auto& norm) {
         float* term = block_.term;
         const Metric metric = l2_ ? Metric::kL2 : Metric::kInnerProduct;
