@@ -23,25 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from annbench import config, datasets
+from annbench.machine import processor
 from annbench.runner import Result, Runner
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-
-
-def processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            facts = dict(
-                [part.strip() for part in line.split(":", 1)] for line in file if ":" in line
-            )
-    except OSError:
-        return platform.processor()
-    name = facts.get("model name", platform.processor())
-    extensions = ("avx2", "avx512_vnni", "avx512vbmi", "amx_int8", "asimddp", "i8mm", "sve")
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    found = [extension for extension in extensions if extension in flags]
-    return f"{name} ({', '.join(found)})" if found else name
 
 
 def as_data(result: Result) -> dict[str, Any]:

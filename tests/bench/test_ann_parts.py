@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annbench import config, datasets, metrics, report, results, tables
+from annbench import config, curves, datasets, metrics, report, results, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -220,3 +220,39 @@ def test_documents_are_updated_between_their_markers_only(tmp_path):
         "a\n<!-- results: ann/x -->\nnew \\1\n<!-- end of results -->\nb\n"
         "<!-- results: ann/y -->\nkept\n<!-- end of results -->\n"
     )
+
+
+def test_rates_between_points_of_a_curve():
+    points = [
+        {"recall": 0.8, "qps": 1000},
+        {"recall": 0.85, "qps": 100},  # beaten in both by the next
+        {"recall": 0.9, "qps": 400},
+        {"recall": 0.98, "qps": 100},
+    ]
+    assert curves.rate_at(points, 0.9) == pytest.approx(400)
+    assert curves.rate_at(points, 0.94) == pytest.approx(200)  # halves of a logarithmic way
+    assert curves.rate_at(points, 0.5) == 1000
+    assert curves.rate_at(points, 0.99) is None
+
+
+def test_a_swept_parameter_gives_a_setting_for_each_value():
+    assert curves.settings_of({"nprobe": [1, 2]}) == [{"nprobe": 1}, {"nprobe": 2}]
+    assert curves.settings_of([{}]) == [{}]
+
+
+def test_results_are_replaced_by_name_while_the_data_are_the_same():
+    old = {"rows": 5, "results": [{"name": "a", "qps": 1}, {"name": "b", "qps": 2}]}
+    new = {"rows": 5, "results": [{"name": "b", "qps": 3}, {"name": "c", "qps": 4}]}
+    merged = curves.merge(old, new)["results"]
+    assert [(r["name"], r["qps"]) for r in merged] == [("a", 1), ("b", 3), ("c", 4)]
+    assert curves.merge(old, {**new, "rows": 6})["results"] == new["results"]
+
+
+def test_mixtures_lie_between_two_rows():
+    base = np.eye(8, dtype=np.float32)
+    rows = datasets.mixed(base, 100, seed=1)
+    assert rows.shape == (100, 8)
+    np.testing.assert_array_equal(rows[:8], base)
+    np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-6)
+    assert (rows.max(axis=1) >= 0.5 - 1e-6).all()
+    np.testing.assert_array_equal(rows, datasets.mixed(base, 100, seed=1))

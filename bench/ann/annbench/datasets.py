@@ -67,6 +67,20 @@ def synthetic(entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return draw(rows), draw(queries)
 
 
+def mixed(base: np.ndarray, rows: int, seed: int) -> np.ndarray:
+    """The base, then mixtures a u + (1 - a) v of two random rows, a between a half and 1."""
+    random = np.random.default_rng(seed)
+    base = base.astype(np.float32)
+    out = np.empty((rows, base.shape[1]), dtype=np.float32)
+    out[: len(base)] = base[:rows]
+    for first in range(len(base), rows, 65536):
+        n = min(65536, rows - first)
+        share = random.uniform(0.5, 1.0, size=(n, 1)).astype(np.float32)
+        u, v = (base[random.integers(len(base), size=n)] for _ in range(2))
+        out[first : first + n] = share * u + (1 - share) * v
+    return out
+
+
 def load(
     entry: dict[str, Any], root: Path, rows: int | None = None, queries: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -91,6 +105,8 @@ def load(
             held_out = entry.get("queries", 1000)
             asked = base[np.sort(order[:held_out])]
             base = base[np.sort(order[held_out:])]
+    if "mixed_to" in entry:
+        base = mixed(base, rows or entry["mixed_to"], entry.get("seed", 1))
     base, asked = base[:rows], asked[:queries]
     if base.ndim != 2 or asked.ndim != 2 or base.shape[1] != asked.shape[1] or not len(base):
         raise DatasetError(f"base {base.shape} and queries {asked.shape} do not fit each other")

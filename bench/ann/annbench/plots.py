@@ -96,3 +96,27 @@ def draw(tables: list[Any], folder: Path, name: str) -> None:
     scatter(
         rows, lambda r: r.per_vector("bytes"), "bytes a vector", title, folder / f"{name}-bytes"
     )
+
+
+def curves(document: dict[str, Any], stem: Path) -> None:
+    """Recall against queries a second, a line for each index."""
+    figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
+    markers = "os^vD<>Pph*X"
+    for number, result in enumerate(r for r in document["results"] if r["points"]):
+        axes.plot(
+            [point["recall"] for point in result["points"]],
+            [point["qps"] for point in result["points"]],
+            marker=markers[number % len(markers)],
+            linewidth=2 if result["ours"] else 1,
+            linestyle="-" if result["ours"] else "--",
+            label=result["name"],
+        )
+    axes.set_yscale("log")
+    axes.set_xlabel(f"recall@{document['k']}")
+    axes.set_ylabel(f"queries/s, {document['threads']} threads")
+    axes.set_title(f"{document['title']}, {document['rows']:,} × {document['dimension']}", fontsize=10)
+    axes.grid(True, which="both", alpha=0.25)
+    axes.legend(fontsize=7)
+    figure.savefig(f"{stem}.svg", metadata={"Date": None})
+    figure.savefig(f"{stem}.png", dpi=150)
+    plt.close(figure)

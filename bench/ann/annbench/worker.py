@@ -74,6 +74,10 @@ class Worker:
         self.index = index
         return {"train_s": train, "add_s": add, "grown_bytes": trimmed_bytes() - before}
 
+    def configure(self, settings: dict[str, Any]) -> dict[str, Any]:
+        self.index.configure(**settings)
+        return {}
+
     def size(self) -> dict[str, int | None]:
         return {"bytes": self.index.size_bytes()}
 

@@ -31,6 +31,11 @@ class Wrapper(ABC):
     def train(self, base: np.ndarray) -> None:
         """Learns from the vectors that will be added; most of ours have nothing to learn."""
 
+    def configure(self, **settings: Any) -> None:
+        """Sets what later searches go by; nothing for an index without such settings."""
+        if settings:
+            raise NotImplementedError(f"{type(self).__module__} has no settings")
+
     @abstractmethod
     def add(self, base: np.ndarray) -> None: ...
 

@@ -28,6 +28,10 @@ class Index(Wrapper):
         if parameters := self.params.get("parameters"):
             faiss.ParameterSpace().set_index_parameters(self.index, parameters)
 
+    def configure(self, **settings) -> None:
+        for name, value in settings.items():
+            faiss.ParameterSpace().set_index_parameter(self.index, name, value)
+
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return self.index.search(queries, k)
 

@@ -24,6 +24,9 @@ class Index(Wrapper):
         self.index.add_items(base)
         self.index.set_ef(self.params["ef"])
 
+    def configure(self, ef: int) -> None:
+        self.index.set_ef(ef)
+
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         ids, distances = self.index.knn_query(queries, k)
         return 1 - distances, ids.astype(np.int64)

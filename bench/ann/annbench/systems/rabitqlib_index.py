@@ -35,6 +35,9 @@ class Index(Wrapper):
         self.index = rabitqlib.IvfIndex(self.d, len(base), self.clusters, self.params["bits"], "ip")
         self.index.build(base, self.centroids, self.assignments, num_threads=self.threads)
 
+    def configure(self, nprobe: int) -> None:
+        self.nprobe = nprobe
+
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         ids, scores = self.index.search(queries, k, self.nprobe, num_threads=self.threads)
         return scores, np.where(ids == NO_ID, -1, ids.astype(np.int64))

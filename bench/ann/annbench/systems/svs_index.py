@@ -36,6 +36,9 @@ class Index(Wrapper):
         self.index.num_threads = self.threads
         self.index.search_window_size = self.params["window"]
 
+    def configure(self, window: int) -> None:
+        self.index.search_window_size = window
+
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         ids, scores = self.index.search(queries, k)
         return scores, ids

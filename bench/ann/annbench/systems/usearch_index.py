@@ -25,6 +25,9 @@ class Index(Wrapper):
         )
         self.index.add(np.arange(len(base), dtype=np.uint64), base, threads=self.threads)
 
+    def configure(self, expansion_search: int) -> None:
+        self.index.expansion_search = expansion_search
+
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         matches = self.index.search(
             queries, k, threads=self.threads, exact=self.params.get("exact", False)
