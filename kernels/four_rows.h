@@ -11,11 +11,13 @@ namespace {
 
 constexpr std::size_t kPrefetchBytes = 4096;
 
-/// dot_four(row) gives the products of four rows as a register of four int32. PrefetchBytes: how
-/// far ahead of a scan of consecutive rows memory is asked for; 0 leaves that to the processor.
-template <std::size_t PrefetchBytes, typename DotFour>
+/// dot_four(row) gives the products of four rows as a register of four int32, dot_one(row) that of
+/// one: graphs ask for one at a time. PrefetchBytes: how far ahead of a scan of consecutive rows
+/// memory is asked for; 0 leaves that to the processor.
+template <std::size_t PrefetchBytes, typename DotFour, typename DotOne>
 inline void dot_by_four(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
-                        std::size_t n, std::int32_t* dots, const DotFour& dot_four) {
+                        std::size_t n, std::int32_t* dots, const DotFour& dot_four,
+                        const DotOne& dot_one) {
   const auto address = [&](std::size_t j) {
     return codes + stride * (rows != nullptr ? rows[j] : j);
   };
@@ -31,7 +33,9 @@ inline void dot_by_four(const std::uint8_t* codes, std::size_t stride, const std
     const auto four = dot_four(row);
     std::memcpy(dots + j, &four, 4 * sizeof(std::int32_t));
   }
-  if (j < n) {
+  if (j + 1 == n) {
+    dots[j] = dot_one(address(j));
+  } else if (j < n) {
     const std::uint8_t* row[4];
     for (std::size_t r = 0; r < 4; ++r) row[r] = address(j + r < n ? j + r : n - 1);
     const auto four = dot_four(row);
