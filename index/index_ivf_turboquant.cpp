@@ -1,129 +1,33 @@
 #include "turboquant/index_ivf_turboquant.h"
 
-#include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/IDSelector.h>
-#include <faiss/utils/Heap.h>
+#include <faiss/utils/utils.h>
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <numeric>
-#include <utility>
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include "index/checks.h"
-#include "index/safe_scorer.h"
+#include "index/ivf_scanner.h"
+#include "index/ivf_search.h"
 
 namespace turboquant {
 namespace {
 
-/// The heaps around it are FAISS's.
-class Scanner : public faiss::InvertedListScanner {
- public:
-  Scanner(const IndexIVFTurboQuant& index, bool pairs, const faiss::IDSelector* selector)
-      : faiss::InvertedListScanner(pairs, selector),
-        index_(index),
-        scorer_(index.codec(), to_metric(index.metric_type)),
-        residual_(index.codec().dimension()) {
-    keep_max = index.metric_type == faiss::METRIC_INNER_PRODUCT;
-    code_size = index.code_size;
-  }
-
-  void set_query(const float* query_vector) override {
-    query_ = query_vector;
-    offset_ = 0;
-    if (!per_list_query()) scorer_.set_query(query_);
-  }
-
-  // |q - c - r|^2 needs q - c; <q, c + r> is <q, c> + <q, r>. FAISS offers <q, c> as coarse_dis,
-  // but its bits depend on how many queries BLAS got at once.
-  void set_list(std::int64_t list, float /*coarse_dis*/) override {
-    list_no = list;
-    if (!index_.by_residual) return;
-    if (per_list_query()) {
-      index_.quantizer->compute_residual(query_, residual_.data(), list);
-      scorer_.set_query(residual_.data());
-      return;
-    }
-    index_.quantizer->reconstruct(list, residual_.data());
-    offset_ = static_cast<float>(
-        std::inner_product(residual_.begin(), residual_.end(), query_, double{0}));
-  }
-
-  float distance_to_code(const std::uint8_t* code) const override {
-    return offset_ + scorer_.score(code);
-  }
-
-#ifdef TURBOQUANT_FAISS_SCANNERS_SELECT
-  using faiss::InvertedListScanner::scan_codes;
-  std::size_t scan_codes(std::size_t n, const std::uint8_t* codes, const std::int64_t* ids,
-                         float* distances, std::int64_t* labels, std::size_t k) const override {
-    std::size_t updates = 0;
-    for_selected(n, codes, ids, [&](float distance, std::int64_t id) {
-      if (keep_max ? !(distance > distances[0]) : !(distance < distances[0])) return;
-      if (keep_max) {
-        faiss::minheap_replace_top(k, distances, labels, distance, id);
-      } else {
-        faiss::maxheap_replace_top(k, distances, labels, distance, id);
-      }
-      ++updates;
-    });
-    return updates;
-  }
-
-  void scan_codes_range(std::size_t n, const std::uint8_t* codes, const std::int64_t* ids,
-                        float radius, faiss::RangeQueryResult& result) const override {
-    for_selected(n, codes, ids, [&](float distance, std::int64_t id) {
-      if (keep_max ? distance > radius : distance < radius) result.add(distance, id);
-    });
-  }
-#endif
-
- private:
-#ifdef TURBOQUANT_FAISS_SCANNERS_SELECT
-  template <class F>
-  void for_selected(std::size_t n, const std::uint8_t* codes, const std::int64_t* ids,
-                    const F& f) const {
-    constexpr std::size_t kRows = 64;  // scored together
-    float scores[kRows];
-    std::uint32_t rows[kRows];
-    for (std::size_t first = 0; first < n; first += kRows) {
-      const std::size_t end = std::min(n, first + kRows);
-      std::size_t count = 0;
-      for (std::size_t j = first; j < end; ++j) {
-        if (sel != nullptr && !sel->is_member(id_at(ids, j))) continue;
-        rows[count++] = static_cast<std::uint32_t>(j - first);
-      }
-      const bool all = count == end - first;
-      scorer_.score_rows(codes + first * code_size, all ? nullptr : rows, count, scores);
-      for (std::size_t i = 0; i < count; ++i) {
-        const std::size_t j = first + rows[i];
-        f(offset_ + scores[i], store_pairs ? static_cast<std::int64_t>(faiss::lo_build(
-                                                 static_cast<std::uint64_t>(list_no), j))
-                                           : id_at(ids, j));
-      }
-    }
-  }
-
-  static std::int64_t id_at(const std::int64_t* ids, std::size_t j) {
-    std::int64_t id;
-    std::memcpy(&id, ids + j, sizeof id);  // lists mapped from a file are not aligned
-    return id;
-  }
-#endif
-
-  bool per_list_query() const { return index_.by_residual && !keep_max; }
-
-  const IndexIVFTurboQuant& index_;
-  SafeScorer scorer_;
-  std::vector<float> residual_;
-  const float* query_ = nullptr;
-  float offset_ = 0;
-};
+constexpr std::size_t kMostPrefetched = std::size_t{1} << 30;  // FAISS counts them in an int
 
 std::size_t checked_code_size(std::size_t dimension, const IndexOptions& options,
                               faiss::MetricType metric) {
   return make_codec(static_cast<std::int64_t>(dimension), options, metric).code_size();
+}
+
+// FAISS's statistics of all searches.
+void add_to_totals(const faiss::IndexIVFStats& stats) {
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  faiss::indexIVF_stats.add(stats);
 }
 
 }  // namespace
@@ -159,8 +63,54 @@ void IndexIVFTurboQuant::add_with_ids(std::int64_t n, const float* x, const std:
 
 void IndexIVFTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, float* distances,
                                 std::int64_t* labels, const faiss::SearchParameters* params) const {
+  if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
+  if (k < 1) fail("k must be 1 or more, not " + std::to_string(k));
   require_finite(x, n, codec_.dimension(), "query");
-  faiss::IndexIVF::search(n, x, k, distances, labels, params);
+  const auto* ivf = dynamic_cast<const faiss::IVFSearchParameters*>(params);
+  if (params != nullptr && ivf == nullptr) fail("an inverted file takes SearchParametersIVF");
+  const std::size_t probes = std::min(nlist, ivf != nullptr ? ivf->nprobe : nprobe);
+  if (probes == 0 || !can_search_lists(*this, false, ivf)) {
+    faiss::IndexIVF::search(n, x, k, distances, labels, params);
+    return;
+  }
+  faiss::IndexIVFStats stats;
+  const std::size_t wanted = static_cast<std::size_t>(n) * probes;
+  std::vector<std::int64_t> lists(wanted);
+  std::vector<float> centroid_distances(wanted);
+  const double start = faiss::getmillisecs();
+  quantizer->search(n, x, static_cast<std::int64_t>(probes), centroid_distances.data(),
+                    lists.data(), ivf != nullptr ? ivf->quantizer_params : nullptr);
+  stats.quantization_time = faiss::getmillisecs() - start;
+  for (std::size_t i = 0; i < wanted; i += kMostPrefetched) {
+    invlists->prefetch_lists(lists.data() + i,
+                             static_cast<int>(std::min(kMostPrefetched, wanted - i)));
+  }
+  search_lists(*this, {n, x, lists.data(), static_cast<std::int64_t>(probes)}, k, distances, labels,
+               false, ivf, stats);
+  stats.search_time = faiss::getmillisecs() - start;
+  add_to_totals(stats);
+}
+
+void IndexIVFTurboQuant::search_preassigned(std::int64_t n, const float* x, std::int64_t k,
+                                            const std::int64_t* assign, const float* centroid_dis,
+                                            float* distances, std::int64_t* labels,
+                                            bool store_pairs,
+                                            const faiss::IVFSearchParameters* params,
+                                            faiss::IndexIVFStats* stats) const {
+  const std::size_t probes = std::min(nlist, params != nullptr ? params->nprobe : nprobe);
+  if (k < 1 || probes == 0 || !can_search_lists(*this, store_pairs, params)) {
+    faiss::IndexIVF::search_preassigned(n, x, k, assign, centroid_dis, distances, labels,
+                                        store_pairs, params, stats);
+    return;
+  }
+  faiss::IndexIVFStats own;
+  search_lists(*this, {n, x, assign, static_cast<std::int64_t>(probes)}, k, distances, labels,
+               store_pairs, params, own);
+  if (stats != nullptr) {
+    stats->add(own);
+  } else {
+    add_to_totals(own);
+  }
 }
 
 void IndexIVFTurboQuant::range_search(std::int64_t n, const float* x, float radius,
@@ -242,7 +192,7 @@ void IndexIVFTurboQuant::reconstruct_from_offset(std::int64_t list_no, std::int6
 
 faiss::InvertedListScanner* IndexIVFTurboQuant::get_InvertedListScanner(
     bool store_pairs, const faiss::IDSelector* sel TURBOQUANT_FAISS_SCANNER_PARAMS()) const {
-  return new Scanner(*this, store_pairs, sel);
+  return make_list_scanner(*this, store_pairs, sel);
 }
 
 void IndexIVFTurboQuant::check_compatible_for_merge(const faiss::Index& other) const {

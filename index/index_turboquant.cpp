@@ -35,6 +35,33 @@ class CodeDistance : public faiss::FlatCodesDistanceComputer {
 
   float distance_to_code(const std::uint8_t* code) override { return scorer_.score(code); }
 
+#ifdef TURBOQUANT_FAISS_HAS_BATCH_4
+  void distances_batch_4(const std::int64_t i0, const std::int64_t i1, const std::int64_t i2,
+                         const std::int64_t i3, float& d0, float& d1, float& d2,
+                         float& d3) override {
+    const std::int64_t ids[4] = {i0, i1, i2, i3};
+    float distances[4];
+    std::uint32_t rows[4];
+    bool small = true;
+    for (int j = 0; j < 4; ++j) {
+      rows[j] = static_cast<std::uint32_t>(ids[j]);
+      small = small && static_cast<std::int64_t>(rows[j]) == ids[j];
+      // The rows of a graph lie anywhere: all their cache lines are asked for at once.
+      const std::uint8_t* row = codes + static_cast<std::size_t>(ids[j]) * code_size;
+      for (std::size_t at = 0; at < code_size; at += 64) __builtin_prefetch(row + at);
+    }
+    if (small) {
+      scorer_.score_rows(codes, rows, 4, distances);
+    } else {
+      for (int j = 0; j < 4; ++j) distances[j] = (*this)(ids[j]);
+    }
+    d0 = distances[0];
+    d1 = distances[1];
+    d2 = distances[2];
+    d3 = distances[3];
+  }
+#endif
+
   float symmetric_dis(std::int64_t i, std::int64_t j) override {
     return scorer_.symmetric(codes + static_cast<std::size_t>(i) * code_size,
                              codes + static_cast<std::size_t>(j) * code_size);

@@ -11,11 +11,12 @@ namespace {
 
 constexpr std::size_t kPrefetchBytes = 4096;
 
-/// dot(row) gives the products of so many Rows as a register of int32. PrefetchBytes: how far ahead
-/// of a scan of consecutive rows memory is asked for; 0 leaves that to the processor.
-template <std::size_t Rows, std::size_t PrefetchBytes, typename Dot>
+/// dot(row) gives the products of so many Rows as a register of int32, dot_one(row) that of one.
+/// PrefetchBytes: how far ahead of a scan of consecutive rows memory is asked for; 0 leaves that to
+/// the processor.
+template <std::size_t Rows, std::size_t PrefetchBytes, typename Dot, typename DotOne>
 inline void dot_by(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
-                   std::size_t n, std::int32_t* dots, const Dot& dot) {
+                   std::size_t n, std::int32_t* dots, const Dot& dot, const DotOne& dot_one) {
   const auto address = [&](std::size_t j) {
     return codes + stride * (rows != nullptr ? rows[j] : j);
   };
@@ -32,7 +33,9 @@ inline void dot_by(const std::uint8_t* codes, std::size_t stride, const std::uin
     const auto products = dot(row);
     std::memcpy(dots + j, &products, Rows * sizeof(std::int32_t));
   }
-  if (j < n) {
+  if (n - j == 1) {
+    dots[j] = dot_one(address(j));
+  } else if (j < n) {
     for (std::size_t r = 0; r < Rows; ++r) row[r] = address(j + r < n ? j + r : n - 1);
     const auto products = dot(row);
     std::memcpy(dots + j, &products, (n - j) * sizeof(std::int32_t));

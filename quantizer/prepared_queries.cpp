@@ -35,19 +35,31 @@ void round_query(const Quantizer::Impl& impl, const float* u, double norm, std::
 
 }  // namespace
 
-PreparedQueries::PreparedQueries(const Quantizer::Impl& impl, const float* queries, std::size_t nq)
+bool UnitRotation::set(const Quantizer::Impl& impl, const float* x) {
+  const double norm_squared = impl.kernels.norm_squared(x, impl.options.dimension);
+  if (!std::isfinite(norm_squared)) return false;
+  norm_ = std::sqrt(norm_squared);
+  impl.kernels.scale(x, impl.options.dimension, norm_ > 0 ? 1 / norm_ : 0, values_.data());
+  impl.rotation.apply(impl.kernels, values_.data());
+  return true;
+}
+
+PreparedQueries::PreparedQueries(const Quantizer::Impl& impl, std::size_t nq)
     : norms_squared(nq), offsets(impl.centred() ? nq : 0), impl_(impl) {
-  const std::size_t d = impl.options.dimension;
   resize(levels, nq, impl.padded);
   if (impl.two_parts()) resize(signs, nq, impl.padded);
+}
+
+PreparedQueries::PreparedQueries(const Quantizer::Impl& impl, const float* queries, std::size_t nq)
+    : PreparedQueries(impl, nq) {
+  const std::size_t d = impl.options.dimension;
   std::atomic<std::size_t> bad_query{nq};
 #pragma omp parallel if (nq * d > 50000)
   {
-    AlignedVector<float> rotated(impl.padded);
-    AlignedVector<float> projected(impl.two_parts() ? impl.padded : 0);
+    Scratch scratch(impl);
 #pragma omp for schedule(static)
     for (std::size_t q = 0; q < nq; ++q) {
-      if (!prepare(queries + q * d, q, rotated.data(), projected.data())) lower(bad_query, q);
+      if (!set(q, queries + q * d, scratch)) lower(bad_query, q);
     }
   }
   if (bad_query < nq) {
@@ -56,12 +68,12 @@ PreparedQueries::PreparedQueries(const Quantizer::Impl& impl, const float* queri
   }
 }
 
-bool PreparedQueries::prepare(const float* query, std::size_t q, float* rotated, float* projected) {
+bool PreparedQueries::set(std::size_t q, const float* query, Scratch& scratch) {
   const std::size_t d = impl_.options.dimension;
+  float* rotated = scratch.rotated.data();
   const double norm_squared = impl_.kernels.norm_squared(query, d);
   if (!std::isfinite(norm_squared)) return false;
   double norm = std::sqrt(norm_squared);
-  norms_squared[q] = saturate(norm_squared);
   if (impl_.centred()) {
     const float* centre = impl_.options.centre.data();
     offsets[q] = saturate(static_cast<double>(impl_.kernels.dot(query, centre, d)) -
@@ -75,12 +87,36 @@ bool PreparedQueries::prepare(const float* query, std::size_t q, float* rotated,
   // Rotated at unit length, so that no norm overflows inside the transform.
   impl_.kernels.scale(query, d, norm > 0 ? 1 / norm : 0, rotated);
   impl_.rotation.apply(impl_.kernels, rotated);
-  round_query(impl_, rotated, norm, q, levels);
-  if (impl_.two_parts()) {
-    impl_.project(rotated, projected);
-    round_query(impl_, projected, norm, q, signs);
-  }
+  set_rotated(q, norm, norm_squared, scratch);
   return true;
+}
+
+bool PreparedQueries::set_difference(std::size_t q, const float* query,
+                                     const UnitRotation& query_rotation, const float* point,
+                                     const UnitRotation& point_rotation, Scratch& scratch) {
+  const std::size_t d = impl_.options.dimension;
+  float* rotated = scratch.rotated.data();
+  // The length is that of the difference itself: between close vectors far from 0 the rotations
+  // differ by little more than their rounding.
+  for (std::size_t i = 0; i < d; ++i) rotated[i] = query[i] - point[i];
+  const double norm_squared = impl_.kernels.norm_squared(rotated, d);
+  if (!std::isfinite(norm_squared)) return false;
+  const double unit = std::max(query_rotation.norm(), point_rotation.norm());
+  const double factor = unit > 0 ? 1 / unit : 0;
+  impl_.kernels.scale(query_rotation.values(), d, query_rotation.norm() * factor, rotated);
+  impl_.kernels.add_scaled(point_rotation.values(),
+                           static_cast<float>(-point_rotation.norm() * factor), d, rotated);
+  set_rotated(q, unit, norm_squared, scratch);
+  return true;
+}
+
+void PreparedQueries::set_rotated(std::size_t q, double norm, double norm_squared,
+                                  Scratch& scratch) {
+  norms_squared[q] = saturate(norm_squared);
+  round_query(impl_, scratch.rotated.data(), norm, q, levels);
+  if (!impl_.two_parts()) return;
+  impl_.project(scratch.rotated.data(), scratch.projected.data());
+  round_query(impl_, scratch.projected.data(), norm, q, signs);
 }
 
 void PreparedQueries::products(std::size_t q, const std::uint8_t* codes, const std::uint32_t* rows,

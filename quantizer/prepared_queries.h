@@ -21,11 +21,44 @@ struct QueryPart {
   }
 };
 
+/// A vector rotated at unit length, so that no norm overflows inside the transform.
+class UnitRotation {
+ public:
+  explicit UnitRotation(const Quantizer::Impl& impl) : values_(impl.padded) {}
+
+  /// False when x[d] holds NaN or infinity.
+  bool set(const Quantizer::Impl& impl, const float* x);
+
+  const float* values() const { return values_.data(); }  ///< [d] R x / |x|; zeros for a zero
+  double norm() const { return norm_; }                   ///< |x|
+
+ private:
+  AlignedVector<float> values_;
+  double norm_ = 0;
+};
+
 class PreparedQueries {
  public:
   /// queries: [nq][d]. Throws std::invalid_argument naming the first query that holds NaN or
   /// infinity. `impl` must outlive this object.
   PreparedQueries(const Quantizer::Impl& impl, const float* queries, std::size_t nq);
+
+  /// Room for nq queries of zeros, for set and set_rotated.
+  PreparedQueries(const Quantizer::Impl& impl, std::size_t nq);
+
+  /// Floats that a thread needs to prepare queries; reused from one to the next.
+  struct Scratch {
+    explicit Scratch(const Quantizer::Impl& impl)
+        : rotated(impl.padded), projected(impl.two_parts() ? impl.padded : 0) {}
+    AlignedVector<float> rotated, projected;
+  };
+
+  /// Makes query[d] number q. False when it holds NaN or infinity; number q is then unspecified.
+  bool set(std::size_t q, const float* query, Scratch& scratch);
+
+  /// The same for the difference of two vectors, whose rotations are known. Without a centre.
+  bool set_difference(std::size_t q, const float* query, const UnitRotation& query_rotation,
+                      const float* point, const UnitRotation& point_rotation, Scratch& scratch);
 
   const Quantizer::Impl& impl() const { return impl_; }
   std::size_t size() const { return norms_squared.size(); }
@@ -48,7 +81,8 @@ class PreparedQueries {
   }
 
  private:
-  bool prepare(const float* query, std::size_t q, float* rotated, float* projected);
+  // scratch.rotated holds R q / norm.
+  void set_rotated(std::size_t q, double norm, double norm_squared, Scratch& scratch);
 
   const Quantizer::Impl& impl_;
 };

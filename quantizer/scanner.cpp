@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -187,17 +188,18 @@ std::vector<std::vector<RangeHit>> search_range(const Quantizer& quantizer, Metr
 }
 
 struct QueryScorer::State {
-  State(const Quantizer& q, Metric m) : quantizer(q), metric(m) {}
+  State(const Quantizer& q, Metric m)
+      : quantizer(q), metric(m), prepared(q.impl(), 1), scratch(q.impl()) {}
 
   float finish(float product, const std::uint8_t* row) const {
     if (metric == Metric::kInnerProduct) return product;
-    return squared_distance(prepared->norms_squared[0], quantizer.impl().norm_squared(row),
-                            product);
+    return squared_distance(prepared.norms_squared[0], quantizer.impl().norm_squared(row), product);
   }
 
   Quantizer quantizer;
   Metric metric;
-  std::unique_ptr<PreparedQueries> prepared;
+  PreparedQueries prepared;
+  PreparedQueries::Scratch scratch;
 };
 
 QueryScorer::QueryScorer(const Quantizer& quantizer, Metric metric) {
@@ -209,18 +211,20 @@ QueryScorer::QueryScorer(QueryScorer&&) noexcept = default;
 QueryScorer& QueryScorer::operator=(QueryScorer&&) noexcept = default;
 
 void QueryScorer::set_query(const float* query) {
-  state_->prepared = std::make_unique<PreparedQueries>(state_->quantizer.impl(), query, 1);
+  if (!state_->prepared.set(0, query, state_->scratch)) {
+    throw std::invalid_argument("query 0 holds NaN or infinity");
+  }
 }
 
 float QueryScorer::score(const std::uint8_t* code) const {
   float product;
-  state_->prepared->products(0, code, nullptr, 1, &product);
+  state_->prepared.products(0, code, nullptr, 1, &product);
   return state_->finish(product, code);
 }
 
 void QueryScorer::score_rows(const std::uint8_t* codes, const std::uint32_t* rows, std::size_t n,
                              float* out) const {
-  state_->prepared->products(0, codes, rows, n, out);
+  state_->prepared.products(0, codes, rows, n, out);
   if (state_->metric == Metric::kInnerProduct) return;
   const std::size_t size = state_->quantizer.code_size();
   for (std::size_t j = 0; j < n; ++j) {
@@ -238,16 +242,17 @@ float QueryScorer::symmetric(const std::uint8_t* a, const std::uint8_t* b) const
     state_->quantizer.inner_products(x.data(), 1, b, 1, &product);
   } else {
     // The levels of one row are an int8 query whose scale is the row's.
-    AlignedVector<std::int8_t> levels(impl.padded, 0);
-    impl.kernels.decode(a, impl.options.dimension, impl.options.bits, impl.levels.levels,
-                        levels.data());
-    std::fill(levels.begin() + static_cast<std::ptrdiff_t>(impl.options.dimension), levels.end(),
-              std::int8_t{0});
-    std::int32_t sum = 0;
-    for (const std::int8_t level : levels) sum += level;
+    // Graphs are built of these products, so vectors of common lengths need no memory of the heap.
+    constexpr std::size_t kOnStack = 4096;
+    alignas(64) std::int8_t on_stack[kOnStack];
+    AlignedVector<std::int8_t> on_heap(impl.padded > kOnStack ? impl.padded : 0);
+    std::int8_t* levels = on_heap.empty() ? on_stack : on_heap.data();
+    const std::size_t d = impl.options.dimension;
+    impl.kernels.decode(a, d, impl.options.bits, impl.levels.levels, levels);
+    std::fill(levels + d, levels + impl.padded, std::int8_t{0});
+    const std::int32_t sum = std::accumulate(levels, levels + d, std::int32_t{0});
     std::int32_t dot = 0;
-    impl.kernels.dot_rows(b, impl.code_size(), nullptr, 1, impl.options.dimension, impl.levels,
-                          {levels.data(), sum}, &dot);
+    impl.kernels.dot_rows(b, impl.code_size(), nullptr, 1, d, impl.levels, {levels, sum}, &dot);
     product = scaled_product(dot, impl.scale(b), impl.scale(a));
     if (impl.centred()) {
       product += (impl.centre_product(a) + impl.centre_product(b)) - impl.centre_norm_squared;

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "turboquant/quantizer.h"
@@ -34,18 +33,38 @@ inline float key_score(Metric metric, std::uint64_t key) {
 
 inline std::uint32_t key_row(std::uint64_t key) { return static_cast<std::uint32_t>(key); }
 
+__extension__ typedef unsigned __int128 WideKey;  // NOLINT(modernize-use-using)
+
+/// The same for candidates with ids of 64 bits, of which the smaller comes first.
+inline WideKey wide_key(Metric metric, float score, std::int64_t id) {
+  const auto ordered = static_cast<std::uint64_t>(id) ^ std::uint64_t{1} << 63;
+  return static_cast<WideKey>(candidate_key(metric, score, 0) >> 32) << 64 | ordered;
+}
+
+/// The part of a key that orders by score alone.
+inline std::uint32_t score_bits(WideKey key) { return static_cast<std::uint32_t>(key >> 64); }
+
+inline float bits_score(Metric metric, std::uint32_t bits) {
+  return key_score(metric, std::uint64_t{bits} << 32);
+}
+
+inline std::int64_t wide_key_id(WideKey key) {
+  return static_cast<std::int64_t>(static_cast<std::uint64_t>(key) ^ std::uint64_t{1} << 63);
+}
+
 /// Keeps up to twice k candidates and cuts them back to k by selection, so that an offer costs
 /// O(1) amortised.
-class TopK {
+template <typename Key>
+class BestKeys {
  public:
-  explicit TopK(std::size_t k) : k_(k), capacity_(k + std::max<std::size_t>(k, 32)) {}
+  explicit BestKeys(std::size_t k) : k_(k), capacity_(k + std::max<std::size_t>(k, 32)) {}
 
   /// Candidates at or above this key cannot be among the k best; the largest key until a first cut.
-  std::uint64_t limit() const { return limit_; }
+  Key limit() const { return limit_; }
   bool limited() const { return limit_ != kNoLimit; }
 
   /// True when the limit moved.
-  bool offer(std::uint64_t key) {
+  bool offer(Key key) {
     if (key >= limit_) return false;
     if (keys_.capacity() == 0) keys_.reserve(capacity_);
     keys_.push_back(key);
@@ -55,17 +74,17 @@ class TopK {
   }
 
   /// The k best of those offered, and perhaps others; in no order.
-  const std::vector<std::uint64_t>& candidates() const { return keys_; }
+  const std::vector<Key>& candidates() const { return keys_; }
 
   /// The candidates, best first.
-  const std::vector<std::uint64_t>& sorted() {
+  const std::vector<Key>& sorted() {
     if (keys_.size() > k_) cut_exactly();
     std::sort(keys_.begin(), keys_.end());
     return keys_;
   }
 
  private:
-  static constexpr std::uint64_t kNoLimit = std::numeric_limits<std::uint64_t>::max();
+  static constexpr Key kNoLimit = static_cast<Key>(-1);
 
   // Drops most of what is past the k best. Which of them stays is decided by a pivot from a small
   // sample: any key that k candidates do not exceed is a valid limit, and one branch-free pass is
@@ -76,17 +95,17 @@ class TopK {
       return;
     }
     constexpr std::size_t kSample = 16;
-    std::uint64_t sample[kSample];
+    Key sample[kSample];
     const std::size_t step = keys_.size() / kSample;
     for (std::size_t i = 0; i < kSample; ++i) sample[i] = keys_[i * step];
     std::sort(sample, sample + kSample);
     const std::size_t rank = k_ * kSample / keys_.size() + 2;
-    const std::uint64_t pivot = sample[std::min(rank, kSample - 1)];
+    const Key pivot = sample[std::min(rank, kSample - 1)];
     std::size_t kept = 0;
-    for (const std::uint64_t key : keys_) kept += key <= pivot ? 1 : 0;
+    for (const Key key : keys_) kept += key <= pivot ? 1 : 0;
     if (kept < k_ || kept > keys_.size() - k_ / 4) return cut_exactly();
     kept = 0;
-    for (const std::uint64_t key : keys_) {
+    for (const Key key : keys_) {
       keys_[kept] = key;
       kept += key <= pivot ? 1 : 0;
     }
@@ -103,8 +122,10 @@ class TopK {
 
   std::size_t k_;
   std::size_t capacity_;
-  std::uint64_t limit_ = kNoLimit;
-  std::vector<std::uint64_t> keys_;
+  Key limit_ = kNoLimit;
+  std::vector<Key> keys_;
 };
+
+using TopK = BestKeys<std::uint64_t>;
 
 }  // namespace turboquant

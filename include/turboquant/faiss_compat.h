@@ -18,9 +18,11 @@
 #define TURBOQUANT_FAISS_ID_MAP_SELECTS 1
 #endif
 
-// 1.8: IndexIVF has a member by_residual; before, subclasses declare their own.
+// 1.8: IndexIVF has a member by_residual; before, subclasses declare their own. Graphs ask distance
+// computers for four distances at a time.
 #if TURBOQUANT_FAISS_VERSION >= 10800
 #define TURBOQUANT_FAISS_HAS_BY_RESIDUAL 1
+#define TURBOQUANT_FAISS_HAS_BATCH_4 1
 #endif
 
 // 1.9: write_index takes io_flags.

@@ -1,6 +1,13 @@
 // turboquant::IndexIVFTurboQuant: an inverted-file index whose lists hold TurboQuant codes. Only
 // the coarse quantizer is trained. Use it as any faiss::IndexIVF (nprobe, direct map, ids,
 // SearchParametersIVF, on-disk lists).
+//
+// A search reads each list that some query visits once for all of them, so batches cost less than
+// their queries one at a time, with the same results. Equal distances are ordered by the smaller
+// id. max_codes counts rows that the selector takes, from the nearest list on, and cuts the last
+// list short. Results do not depend on the number of threads; parallel_mode 0 to 3 mean the same,
+// and FAISS's own loop, list after list for each query, runs for any other
+// (PARALLEL_MODE_NO_HEAP_INIT) and for lists that can only be iterated.
 #pragma once
 
 #include <faiss/IndexIVF.h>
@@ -16,7 +23,7 @@ namespace turboquant {
 struct IndexIVFTurboQuant : faiss::IndexIVF {
   /// coarse: has `nlist` vectors of this dimension or is trained to have them; not owned unless
   /// own_fields is set, as everywhere in FAISS. by_residual: encode a vector's difference from its
-  /// centroid, which is more precise and costs one rotation per visited list for L2.
+  /// centroid, which is more precise.
   /// Options::normalize is refused: put an L2norm transform in front instead.
   IndexIVFTurboQuant(faiss::Index* coarse, std::size_t dimension, std::size_t nlist,
                      const IndexOptions& options, faiss::MetricType metric = faiss::METRIC_L2,
@@ -36,6 +43,12 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
 
   void search(std::int64_t n, const float* x, std::int64_t k, float* distances,
               std::int64_t* labels, const faiss::SearchParameters* params = nullptr) const override;
+
+  void search_preassigned(std::int64_t n, const float* x, std::int64_t k,
+                          const std::int64_t* assign, const float* centroid_dis, float* distances,
+                          std::int64_t* labels, bool store_pairs,
+                          const faiss::IVFSearchParameters* params = nullptr,
+                          faiss::IndexIVFStats* stats = nullptr) const override;
 
   void range_search(std::int64_t n, const float* x, float radius, faiss::RangeSearchResult* result,
                     const faiss::SearchParameters* params = nullptr) const override;

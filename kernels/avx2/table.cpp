@@ -129,15 +129,51 @@ inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m256i
   return i < d ? _mm_add_epi32(dots, dot_four_tails<Bits>(row, i, d, table, query)) : dots;
 }
 
+template <int Bits>
+[[gnu::noinline]] __m256i add_tail(__m256i sum, const std::uint8_t* tail, std::size_t n,
+                                   __m256i table, const std::int8_t* query) {
+  std::uint8_t codes[64];
+  unpack_tail(tail, n, Bits, codes);
+  const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
+  const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
+  return dot_block<Bits>(sum, low, high, load256(query), load256(query + 32));
+}
+
+template <int Bits>
+inline std::int32_t dot_one(const std::uint8_t* row, std::size_t d, __m256i table,
+                            const std::int8_t* query) {
+  __m256i sums[2] = {};  // blocks in turn, so that additions do not wait for one another
+  std::size_t i = 0;
+  for (std::size_t at = 0; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
+    const __m256i low = _mm256_shuffle_epi8(table, expand<Bits, 0>(row + at));
+    const __m256i high = _mm256_shuffle_epi8(table, expand<Bits, 1>(row + at));
+    const __m256i sum =
+        dot_block<Bits>(sums[0], low, high, load256(query + i), load256(query + i + 32));
+    sums[0] = sums[1];
+    sums[1] = sum;
+  }
+  __m256i sum = _mm256_add_epi32(sums[0], sums[1]);
+  if (i < d) sum = add_tail<Bits>(sum, row + packed_bytes(i, Bits), d - i, table, query + i);
+  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+  half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+
 void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
               std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
               std::int32_t* dots) {
   const __m256i levels = broadcast_table(table.levels, table.offset);
-  const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
+  const std::int32_t bias = -table.offset * query.sum;
   by_bits(table.bits, [&](auto bits) {
-    dot_by<4, kPrefetchBytes>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-      return _mm_add_epi32(dot_four<decltype(bits)::kValue>(row, d, levels, query.values), bias);
-    });
+    constexpr int kBits = decltype(bits)::kValue;
+    dot_by<4, kPrefetchBytes>(
+        codes, stride, rows, n, dots,
+        [&](const std::uint8_t* const row[4]) {
+          return _mm_add_epi32(dot_four<kBits>(row, d, levels, query.values), _mm_set1_epi32(bias));
+        },
+        [&](const std::uint8_t* row) {
+          return dot_one<kBits>(row, d, levels, query.values) + bias;
+        });
   });
 }
 

@@ -141,6 +141,20 @@ inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m512i
   return sum_lanes(sums);
 }
 
+template <int Bits>
+inline std::int32_t dot_one(const std::uint8_t* row, std::size_t d, __m512i table,
+                            const std::int8_t* query) {
+  __m512i sum = _mm512_setzero_si512();
+  std::size_t i = 0;
+  for (; i + kBlock <= d; i += kBlock, row += block_bytes(Bits)) {
+    sum = _mm512_dpbusd_epi32(sum, look_up(table, expand<Bits>(row)), load512(query + i));
+  }
+  if (i < d) {
+    sum = _mm512_dpbusd_epi32(sum, tail_levels<Bits>(row, d - i, table), load512(query + i));
+  }
+  return _mm512_reduce_add_epi32(sum);
+}
+
 #if defined(__AVX512VBMI__)
 template <typename Byte>
 constexpr std::array<std::uint8_t, 64> bytes_of(const Byte& byte) {
@@ -212,25 +226,27 @@ class ShortRows {
 void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
               std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
               std::int32_t* dots) {
+  const __m512i levels = broadcast_table(table.levels, table.offset);
+  const std::int32_t bias = -table.offset * query.sum;
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
-    const int bias = -table.offset * query.sum;
+    const auto one = [&](const std::uint8_t* row) {
+      return dot_one<kBits>(row, d, levels, query.values) + bias;
+    };
 #if defined(__AVX512VBMI__)
-    if (d < kBlock) {
+    if (d < kBlock && n >= 8) {
       const ShortRows<kBits> products(table, query.values, d);
-      const __m256i start = _mm256_set1_epi32(bias);
-      dot_by<8, kPrefetchBytes>(codes, stride, rows, n, dots,
-                                [&](const std::uint8_t* const row[8]) {
-                                  return _mm256_add_epi32(products.dot_eight(row), start);
-                                });
+      const auto eight = [&](const std::uint8_t* const row[8]) {
+        return _mm256_add_epi32(products.dot_eight(row), _mm256_set1_epi32(bias));
+      };
+      dot_by<8, kPrefetchBytes>(codes, stride, rows, n, dots, eight, one);
       return;
     }
 #endif
-    const __m512i levels = broadcast_table(table.levels, table.offset);
-    const __m128i start = _mm_set1_epi32(bias);
-    dot_by<4, kPrefetchBytes>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-      return _mm_add_epi32(dot_four<kBits>(row, d, levels, query.values), start);
-    });
+    const auto four = [&](const std::uint8_t* const row[4]) {
+      return _mm_add_epi32(dot_four<kBits>(row, d, levels, query.values), _mm_set1_epi32(bias));
+    };
+    dot_by<4, kPrefetchBytes>(codes, stride, rows, n, dots, four, one);
   });
 }
 

@@ -96,14 +96,32 @@ inline int32x4_t dot_four(const std::uint8_t* const row[4], std::size_t d, int8x
   return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
 }
 
+template <int Bits>
+inline std::int32_t dot_one(const std::uint8_t* row, std::size_t d, int8x16_t table,
+                            const std::int8_t* query) {
+  int32x4_t sum = {};
+  std::size_t i = 0;
+  for (; i + kBlock <= d; i += kBlock, row += block_bytes(Bits)) {
+    sum = dot_block(sum, block_levels<Bits>(row, table), load<int8x16x4_t>(query + i));
+  }
+  if (i < d) {
+    sum = dot_block(sum, tail_levels<Bits>(row, d - i, table), load<int8x16x4_t>(query + i));
+  }
+  return vaddvq_s32(sum);
+}
+
 void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
               std::size_t n, std::size_t d, const CodeTable& table, QueryView query,
               std::int32_t* dots) {
   const int8x16_t levels = vld1q_s8(table.levels);
   by_bits(table.bits, [&](auto bits) {
-    dot_by<4, 0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-      return dot_four<decltype(bits)::kValue>(row, d, levels, query.values);
-    });
+    constexpr int kBits = decltype(bits)::kValue;
+    dot_by<4, 0>(
+        codes, stride, rows, n, dots,
+        [&](const std::uint8_t* const row[4]) {
+          return dot_four<kBits>(row, d, levels, query.values);
+        },
+        [&](const std::uint8_t* row) { return dot_one<kBits>(row, d, levels, query.values); });
   });
 }
 

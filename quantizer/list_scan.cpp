@@ -1,0 +1,229 @@
+#include "quantizer/list_scan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "quantizer/tile_operands.h"
+
+namespace turboquant {
+namespace {
+
+using kernels::Hit;
+using kernels::kLane;
+
+constexpr std::size_t kRowBytes = 32768;  // decoded rows that stay in the first-level cache
+constexpr std::size_t kMostRows = 256;    // rows of a block
+constexpr std::size_t kMostVisits = 256;  // queries packed at once
+constexpr std::size_t kGroups = 4;        // query groups of a tile
+constexpr float kSlack = 1e-6f;           // several times what rounding can do to a cut-off
+
+// How many of n visits to serve by tiles: those that fill them, and the rest where a tile with
+// unused queries still takes less time than single rows and the decoding that tiles need.
+std::size_t visits_by_tile(float row_cost, std::size_t n, std::size_t rows) {
+  const std::size_t full = n / kLane * kLane;
+  const auto rest = static_cast<float>(n - full);
+  const auto unused_rows = static_cast<float>(kernels::round_up(rows, kLane)) /
+                           static_cast<float>(std::max<std::size_t>(rows, 1));
+  const float tile = static_cast<float>(kLane) * unused_rows;
+  if (full > 0) return rest * row_cost > tile ? n : full;
+  return (rest - 1) * row_cost > tile ? n : 0;
+}
+
+}  // namespace
+
+// One call's arguments, with the visits of one slab.
+struct ListScan::Pass {
+  const PreparedQueries& prepared;
+  const ListVisit* visits;
+  std::size_t n;      // visits
+  std::size_t tiled;  // of these, the first so many go by tiles
+  std::size_t rows_end;
+  const CodeRows& rows;
+  ScanSink& sink;
+  std::size_t first_visit;  // the sink's number of visits[0]
+};
+
+ListScan::ListScan(const Quantizer::Impl& impl, Metric metric)
+    : impl_(impl),
+      metric_(metric),
+      size_(impl.code_size()),
+      ids_(kMostRows),
+      scale_(kMostRows),
+      norm_(kMostRows),
+      term_(kMostRows) {}
+
+void ListScan::run(const PreparedQueries& prepared, const ListVisit* visits, std::size_t n,
+                   const CodeRows& rows, ScanSink& sink) {
+  for (std::size_t from = 0; from < n; from += kMostVisits) {
+    const std::size_t count = std::min(kMostVisits, n - from);
+    std::size_t end = 0;
+    for (std::size_t v = 0; v < count; ++v) end = std::max(end, visits[from + v].rows);
+    end = std::min(end, rows.n);
+    const std::size_t tiled =
+        impl_.two_parts() ? 0 : visits_by_tile(impl_.kernels.row_cost, count, end);
+    const Pass pass{prepared, visits + from, count, tiled, end, rows, sink, from};
+
+    const std::size_t slots = kernels::round_up(count, kLane);
+    cutoff_.assign(slots, HUGE_VALF);  // lanes without a query let nothing pass
+    query_term_.assign(slots, 0);
+    for (std::size_t v = 0; v < count; ++v) update_cutoff(pass, v);
+    std::size_t most = kMostRows;
+    if (tiled > 0) {
+      most = std::clamp(kRowBytes / impl_.padded / kLane * kLane, 4 * kLane, kMostRows);
+      decoded_.resize(most * impl_.padded);
+      pack(pass);
+    }
+    dots_.resize(most * (tiled > 0 ? kGroups * kLane : 1));
+    hits_.resize(most * (tiled > 0 ? kLane : 1));
+    for (std::size_t row = 0; row < end;) {
+      row = next_block(pass, row, most);
+      if (count_ == 0) continue;
+      if (tiled > 0) scan_tiles(pass);
+      for (std::size_t v = tiled; v < count; ++v) {
+        impl_.two_parts() ? scan_both_parts(pass, v) : scan_rows(pass, v);
+      }
+    }
+  }
+}
+
+void ListScan::pack(const Pass& pass) {
+  const std::size_t slots = kernels::round_up(pass.tiled, kLane);
+  packed_.resize(slots * impl_.padded);
+  bias_.assign(slots, 0);
+  const QueryPart& part = pass.prepared.levels;
+  for (std::size_t v = 0; v < pass.tiled; ++v) {
+    const kernels::QueryView query = part.view(pass.visits[v].prepared, impl_.padded);
+    pack_tile_query(query.values, v, impl_.padded, packed_.data());
+    bias_[v] = tile_bias(impl_.kernels, impl_.levels, query.sum);
+  }
+}
+
+// The kernels compare float(dot) * row_scale with the bound brought to that scale, lowered by more
+// than rounding; the exact score decides.
+void ListScan::update_cutoff(const Pass& pass, std::size_t v) {
+  const ListVisit& visit = pass.visits[v];
+  const float bound = pass.sink.bound(pass.first_visit + v);
+  const float scale = pass.prepared.levels.scales[visit.prepared];
+  float& cutoff = cutoff_[v];
+  float& term = query_term_[v];
+  if (metric_ == Metric::kInnerProduct) {
+    term = 0;
+    cutoff = (bound - visit.offset) / scale;
+    cutoff -= (std::fabs(bound) + std::fabs(visit.offset)) / scale * kSlack + 1e-37f;
+  } else {
+    const float norm = pass.prepared.norms_squared[visit.prepared];
+    term = 0.5f / scale;
+    cutoff = (norm - bound) * term - kSlack * (norm + std::fabs(bound)) * term - 1e-37f;
+  }
+  if (!std::isfinite(cutoff) || !std::isfinite(term)) {
+    cutoff = std::numeric_limits<float>::quiet_NaN();
+    term = 0;
+  }
+}
+
+// Collects up to `most` rows from `row` on; returns where to go on.
+std::size_t ListScan::next_block(const Pass& pass, std::size_t row, std::size_t most) {
+  first_ = row;
+  if (pass.rows.mask == nullptr) {
+    count_ = std::min(most, pass.rows_end - row);
+    return row + count_;
+  }
+  count_ = 0;
+  while (row < pass.rows_end && count_ < most) {
+    const std::uint64_t word = pass.rows.mask[row / 64] >> (row % 64);
+    if (word == 0) {
+      row = (row / 64 + 1) * 64;
+      continue;
+    }
+    row += static_cast<std::size_t>(__builtin_ctzll(word));
+    if (row < pass.rows_end) ids_[count_++] = static_cast<std::uint32_t>(row++);
+  }
+  return row;
+}
+
+const std::uint8_t* ListScan::row_at(const Pass& pass, std::size_t j) const {
+  return pass.rows.codes + size_ * (pass.rows.mask == nullptr ? first_ + j : ids_[j]);
+}
+
+// Called once the codes have brought the rows into the cache.
+void ListScan::load_factors(const Pass& pass) {
+  for (std::size_t j = 0; j < count_; ++j) scale_[j] = impl_.scale(row_at(pass, j));
+  if (metric_ != Metric::kL2) return;
+  for (std::size_t j = 0; j < count_; ++j) {
+    norm_[j] = impl_.norm_squared(row_at(pass, j));
+    term_[j] = impl_.term(row_at(pass, j), metric_);
+  }
+}
+
+void ListScan::offer(const Pass& pass, std::size_t v, std::size_t j, float product) {
+  const ListVisit& visit = pass.visits[v];
+  const std::size_t row = pass.rows.mask == nullptr ? first_ + j : ids_[j];
+  if (row >= visit.rows) return;
+  const float score =
+      metric_ == Metric::kL2
+          ? squared_distance(pass.prepared.norms_squared[visit.prepared], norm_[j], product)
+          : visit.offset + product;
+  if (pass.sink.offer(pass.first_visit + v, score, static_cast<std::uint32_t>(row))) {
+    update_cutoff(pass, v);
+  }
+}
+
+void ListScan::scan_rows(const Pass& pass, std::size_t v) {
+  const std::size_t q = pass.visits[v].prepared;
+  const bool chosen = pass.rows.mask != nullptr;
+  impl_.kernels.dot_rows(pass.rows.codes + (chosen ? 0 : first_ * size_), size_,
+                         chosen ? ids_.data() : nullptr, count_, impl_.options.dimension,
+                         impl_.levels, pass.prepared.levels.view(q, impl_.padded), dots_.data());
+  if (v == 0) load_factors(pass);
+  const std::size_t n = impl_.kernels.select_rows(dots_.data(), count_, scale_.data(),
+                                                  metric_ == Metric::kL2 ? term_.data() : nullptr,
+                                                  query_term_[v], cutoff_[v], hits_.data());
+  const float scale = pass.prepared.levels.scales[q];
+  for (std::size_t h = 0; h < n; ++h) {
+    const Hit& hit = hits_[h];
+    offer(pass, v, hit.row, scaled_product(hit.dot, scale_[hit.row], scale));
+  }
+}
+
+void ListScan::scan_tiles(const Pass& pass) {
+  const TileLevels operand(impl_.kernels, impl_.levels);
+  for (std::size_t j = 0; j < count_; ++j) {
+    impl_.kernels.decode(row_at(pass, j), impl_.options.dimension, impl_.options.bits,
+                         operand.values, decoded_.data() + j * impl_.padded);
+  }
+  load_factors(pass);
+  const std::size_t n_rows = kernels::round_up(count_, kLane);
+  const std::size_t all = kernels::round_up(pass.tiled, kLane) / kLane;
+  for (std::size_t g = 0; g < all; g += kGroups) {
+    const std::size_t groups = std::min(kGroups, all - g);
+    impl_.kernels.dot_tile(decoded_.data(), n_rows, impl_.padded, impl_.levels,
+                           packed_.data() + g * kLane * impl_.padded, groups,
+                           bias_.data() + g * kLane, dots_.data());
+    for (std::size_t i = 0; i < groups; ++i) {
+      const std::size_t first = (g + i) * kLane;
+      const std::size_t n =
+          impl_.kernels.select_tile(dots_.data() + i * n_rows * kLane, count_, scale_.data(),
+                                    metric_ == Metric::kL2 ? term_.data() : nullptr,
+                                    &query_term_[first], &cutoff_[first], hits_.data());
+      for (std::size_t h = 0; h < n; ++h) {
+        const Hit& hit = hits_[h];
+        const std::size_t v = first + hit.query;
+        if (v >= pass.tiled) continue;
+        const float scale = pass.prepared.levels.scales[pass.visits[v].prepared];
+        offer(pass, v, hit.row, scaled_product(hit.dot, scale_[hit.row], scale));
+      }
+    }
+  }
+}
+
+// kQjl: two products a row, which no cut-off on one of them can judge.
+void ListScan::scan_both_parts(const Pass& pass, std::size_t v) {
+  const bool chosen = pass.rows.mask != nullptr;
+  float products[kMostRows];
+  pass.prepared.products(pass.visits[v].prepared, pass.rows.codes + (chosen ? 0 : first_ * size_),
+                         chosen ? ids_.data() : nullptr, count_, products);
+  if (v == 0) load_factors(pass);
+  for (std::size_t j = 0; j < count_; ++j) offer(pass, v, j, products[j]);
+}
+
+}  // namespace turboquant

@@ -1,0 +1,410 @@
+// Searches list by list against scores of single rows, and against FAISS's own loop over the
+// scanner.
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexIVF.h>
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/IDSelector.h>
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "tests/index/index_test_util.h"
+#include "turboquant/faiss_io.h"
+#include "turboquant/index_ivf_turboquant.h"
+
+namespace turboquant {
+namespace {
+
+using test::clustered;
+using test::expect_same;
+using test::Results;
+
+constexpr std::int64_t kN = 700;
+constexpr std::size_t kLists = 9;
+constexpr std::int64_t kQueries = 40;
+
+struct Case {
+  const char* name;
+  std::size_t d;
+  faiss::MetricType metric;
+  bool by_residual;
+};
+
+// The index, and searches by the lists that it assigns to queries.
+class Ivf {
+ public:
+  Ivf(const Case& c, const std::vector<float>& x)
+      : queries(clustered(kQueries, c.d, 2)),
+        coarse(static_cast<std::int64_t>(c.d), c.metric),
+        index(&coarse, c.d, kLists, parse_index_name(c.name), c.metric, c.by_residual) {
+    index.train(kN, clustered(kN, c.d, 1).data());
+    // Ids in no order, so that ties are not decided by the order of rows.
+    std::vector<std::int64_t> ids(x.size() / c.d);
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      ids[i] = static_cast<std::int64_t>(i * 7919 % ids.size()) * 3 - 50;
+    }
+    index.add_with_ids(static_cast<std::int64_t>(ids.size()), x.data(), ids.data());
+  }
+
+  std::vector<std::int64_t> assign(std::size_t nprobe) {
+    nprobe = std::min(nprobe, kLists);
+    std::vector<std::int64_t> lists(static_cast<std::size_t>(kQueries) * nprobe);
+    std::vector<float> distances(lists.size());
+    coarse.search(kQueries, queries.data(), static_cast<std::int64_t>(nprobe), distances.data(),
+                  lists.data());
+    return lists;
+  }
+
+  enum class By { kBatch, kQuery, kFaiss };
+
+  Results search(By by, std::int64_t k, const faiss::SearchParametersIVF& params,
+                 bool pairs = false) {
+    const std::size_t nprobe = std::min(params.nprobe, kLists);
+    const auto lists = assign(nprobe);
+    const std::vector<float> zeros(lists.size());
+    Results found;
+    found.distances.resize(static_cast<std::size_t>(kQueries * k));
+    found.labels.resize(found.distances.size());
+    const std::int64_t step = by == By::kQuery ? 1 : kQueries;
+    for (std::int64_t q = 0; q < kQueries; q += step) {
+      const float* x = queries.data() + q * index.d;
+      const std::int64_t* keys = lists.data() + q * static_cast<std::int64_t>(nprobe);
+      float* distances = found.distances.data() + q * k;
+      std::int64_t* labels = found.labels.data() + q * k;
+      if (by == By::kFaiss) {
+        index.faiss::IndexIVF::search_preassigned(step, x, k, keys, zeros.data(), distances, labels,
+                                                  pairs, &params);
+      } else {
+        index.search_preassigned(step, x, k, keys, zeros.data(), distances, labels, pairs, &params);
+      }
+    }
+    return found;
+  }
+
+  // The same from scores of single rows.
+  Results expected(std::int64_t k, const faiss::SearchParametersIVF& params, bool pairs = false) {
+    const std::size_t nprobe = std::min(params.nprobe, kLists);
+    const auto lists = assign(nprobe);
+    const bool largest = index.metric_type == faiss::METRIC_INNER_PRODUCT;
+    Results all;
+    const std::unique_ptr<faiss::InvertedListScanner> scanner(index.get_InvertedListScanner());
+    for (std::size_t q = 0; q < static_cast<std::size_t>(kQueries); ++q) {
+      scanner->set_query(queries.data() + q * static_cast<std::size_t>(index.d));
+      std::vector<std::pair<float, std::int64_t>> found;
+      std::size_t scanned = 0;
+      for (std::size_t p = 0; p < nprobe; ++p) {
+        const std::size_t left =
+            params.max_codes == 0 ? static_cast<std::size_t>(kN) : params.max_codes - scanned;
+        const auto list = static_cast<std::size_t>(lists[q * nprobe + p]);
+        scanner->set_list(static_cast<std::int64_t>(list), 0);
+        for (std::size_t j = 0; j < std::min(left, index.invlists->list_size(list)); ++j) {
+          const std::int64_t id = index.invlists->get_single_id(list, j);
+          if (params.sel != nullptr && !params.sel->is_member(id)) continue;
+          ++scanned;
+          const float score =
+              scanner->distance_to_code(index.invlists->get_codes(list) + j * index.code_size);
+          found.emplace_back(largest ? -score : score,
+                             pairs ? static_cast<std::int64_t>(faiss::lo_build(list, j)) : id);
+        }
+      }
+      std::sort(found.begin(), found.end());
+      const float none =
+          largest ? std::numeric_limits<float>::lowest() : std::numeric_limits<float>::max();
+      for (std::size_t i = 0; i < static_cast<std::size_t>(k); ++i) {
+        const bool filled = i < found.size();
+        const float score = filled ? (largest ? -found[i].first : found[i].first) + 0.0f : none;
+        all.distances.push_back(score);
+        all.labels.push_back(filled ? found[i].second : -1);
+      }
+    }
+    return all;
+  }
+
+  std::vector<float> queries;
+  faiss::IndexFlat coarse;
+  IndexIVFTurboQuant index;
+};
+
+class IvfSearch : public testing::TestWithParam<Case> {
+ protected:
+  Ivf make() const { return {GetParam(), clustered(kN, GetParam().d, 1)}; }
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const auto& [name, d] : {std::pair<const char*, std::size_t>{"TQ1", 100},
+                                {"TQ2", 64},
+                                {"TQ3", 100},
+                                {"TQ4", 48},
+                                {"TQ3qjl", 50},
+                                {"TQ2mse", 200}}) {
+    for (const auto metric : {faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2}) {
+      for (const bool by_residual : {false, true}) all.push_back({name, d, metric, by_residual});
+    }
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, IvfSearch, testing::ValuesIn(cases()), [](const auto& instance) {
+  const Case& c = instance.param;
+  return std::string(c.name) + (c.metric == faiss::METRIC_L2 ? "_L2" : "_IP") +
+         (c.by_residual ? "_residual" : "_plain");
+});
+
+TEST_P(IvfSearch, BatchesQueriesAndSingleRowsAgree) {
+  Ivf ivf(make());
+  faiss::SearchParametersIVF params;
+  for (const std::size_t nprobe : {std::size_t{1}, std::size_t{3}, kLists, kLists + 5}) {
+    for (const std::int64_t k : {std::int64_t{1}, std::int64_t{10}, kN + 3}) {
+      if (k > kN && nprobe == 3) continue;
+      params.nprobe = nprobe;
+      const Results expected = ivf.expected(k, params);
+      expect_same(ivf.search(Ivf::By::kBatch, k, params), expected);
+      expect_same(ivf.search(Ivf::By::kQuery, k, params), expected);
+    }
+  }
+}
+
+// FAISS keeps other rows of equal distance, and orders them otherwise.
+TEST_P(IvfSearch, FaissLoopFindsTheSameDistances) {
+  Ivf ivf(make());
+  faiss::SearchParametersIVF params;
+  params.nprobe = 4;
+  faiss::IDSelectorRange half(100, 1000);
+  faiss::IDSelectorNot others(&half);
+  for (faiss::IDSelector* selector :
+       {static_cast<faiss::IDSelector*>(nullptr), static_cast<faiss::IDSelector*>(&others)}) {
+    params.sel = selector;
+    const Results ours = ivf.search(Ivf::By::kBatch, 15, params);
+    EXPECT_EQ(ivf.search(Ivf::By::kFaiss, 15, params).distances, ours.distances);
+  }
+}
+
+TEST_P(IvfSearch, SelectorsAndPairs) {
+  Ivf ivf(make());
+  faiss::SearchParametersIVF params;
+  params.nprobe = 5;
+  faiss::IDSelectorRange range(40, 1300);
+  faiss::IDSelectorRange nothing(7, 7);
+  faiss::IDSelectorNot others(&range);
+  for (faiss::IDSelector* selector :
+       {static_cast<faiss::IDSelector*>(&range), static_cast<faiss::IDSelector*>(&nothing),
+        static_cast<faiss::IDSelector*>(&others)}) {
+    params.sel = selector;
+    const Results expected = ivf.expected(20, params);
+    expect_same(ivf.search(Ivf::By::kBatch, 20, params), expected);
+    expect_same(ivf.search(Ivf::By::kQuery, 20, params), expected);
+  }
+  params.sel = nullptr;
+  const Results expected = ivf.expected(20, params, true);
+  expect_same(ivf.search(Ivf::By::kBatch, 20, params, true), expected);
+  params.sel = &range;
+  EXPECT_THROW(ivf.search(Ivf::By::kBatch, 20, params, true), faiss::FaissException);
+}
+
+TEST_P(IvfSearch, ThreadsAndParallelModesDoNotMatter) {
+  Ivf ivf(make());
+  faiss::SearchParametersIVF params;
+  params.nprobe = 6;
+  const Results expected = ivf.expected(12, params);
+  const int threads = omp_get_max_threads();
+  for (const int count : {1, 2, 5}) {
+    omp_set_num_threads(count);
+    ivf.index.parallel_mode = count == 5 ? 0 : count;
+    expect_same(ivf.search(Ivf::By::kBatch, 12, params), expected);
+  }
+  ivf.index.parallel_mode = 3;
+  expect_same(ivf.search(Ivf::By::kBatch, 12, params), expected);
+  omp_set_num_threads(threads);
+  ivf.index.parallel_mode = 4;
+  EXPECT_THROW(ivf.search(Ivf::By::kBatch, 12, params), faiss::FaissException);
+}
+
+// Equal rows under many ids.
+TEST_P(IvfSearch, TiesGoToTheSmallerId) {
+  const std::size_t d = GetParam().d;
+  auto x = clustered(kN, d, 1);
+  for (std::size_t i = 0; i < kN; ++i) {
+    std::copy_n(x.begin() + static_cast<long>(i % 11 * d), d, x.begin() + static_cast<long>(i * d));
+  }
+  Ivf ivf(GetParam(), x);
+  faiss::SearchParametersIVF params;
+  params.nprobe = kLists;
+  for (const std::int64_t k : {1, 40, 400}) {
+    const Results expected = ivf.expected(k, params);
+    expect_same(ivf.search(Ivf::By::kBatch, k, params), expected);
+    expect_same(ivf.search(Ivf::By::kQuery, k, params), expected);
+  }
+}
+
+// At most so many rows that the selector takes, the nearest lists first.
+TEST_P(IvfSearch, MaxCodes) {
+  Ivf ivf(make());
+  faiss::SearchParametersIVF params;
+  params.nprobe = 6;
+  faiss::IDSelectorRange range(40, 1300);
+  faiss::IDSelectorNot others(&range);
+  for (faiss::IDSelector* selector :
+       {static_cast<faiss::IDSelector*>(nullptr), static_cast<faiss::IDSelector*>(&others)}) {
+    params.sel = selector;
+    for (const std::size_t most : {1, 50, 333, 5000}) {
+      params.max_codes = most;
+      const Results expected = ivf.expected(9, params);
+      expect_same(ivf.search(Ivf::By::kBatch, 9, params), expected);
+      expect_same(ivf.search(Ivf::By::kQuery, 9, params), expected);
+    }
+  }
+}
+
+TEST_P(IvfSearch, HeapsOfTheCallerAreContinued) {
+  Ivf ivf(make());
+  faiss::SearchParametersIVF params;
+  params.nprobe = 2;
+  ivf.index.parallel_mode = ivf.index.PARALLEL_MODE_NO_HEAP_INIT;
+  const bool largest = GetParam().metric == faiss::METRIC_INNER_PRODUCT;
+  const auto lists = ivf.assign(2);
+  const std::vector<float> zeros(lists.size());
+  // Heaps full of what nothing can beat.
+  Results found;
+  const float best =
+      largest ? std::numeric_limits<float>::max() : std::numeric_limits<float>::lowest();
+  found.distances.assign(kQueries * 5, best);
+  found.labels.assign(kQueries * 5, 77);
+  ivf.index.search_preassigned(kQueries, ivf.queries.data(), 5, lists.data(), zeros.data(),
+                               found.distances.data(), found.labels.data(), false, &params);
+  EXPECT_EQ(std::count(found.labels.begin(), found.labels.end(), 77), kQueries * 5);
+}
+
+TEST_P(IvfSearch, StatisticsCountListsAndRows) {
+  Ivf ivf(make());
+  ivf.index.nprobe = 3;
+  const auto lists = ivf.assign(3);
+  std::size_t rows = 0;
+  for (const std::int64_t list : lists)
+    rows += ivf.index.get_list_size(static_cast<std::size_t>(list));
+  faiss::indexIVF_stats.reset();
+  test::search(ivf.index, ivf.queries, 10);
+  EXPECT_EQ(faiss::indexIVF_stats.nq, static_cast<std::size_t>(kQueries));
+  EXPECT_EQ(faiss::indexIVF_stats.nlist, lists.size());
+  EXPECT_EQ(faiss::indexIVF_stats.ndis, rows);
+  EXPECT_GE(faiss::indexIVF_stats.nheap_updates, static_cast<std::size_t>(kQueries) * 10);
+}
+
+// Probes of nothing, a list visited by everybody, lists emptied by deletions.
+TEST_P(IvfSearch, EmptyAndMissingLists) {
+  Ivf ivf(make());
+  faiss::SearchParametersIVF params;
+  params.nprobe = 3;
+  std::vector<std::int64_t> keys(kQueries * 3, -1);
+  const std::vector<float> zeros(keys.size());
+  Results found;
+  found.distances.resize(kQueries * 4);
+  found.labels.resize(kQueries * 4);
+  const auto run = [&] {
+    ivf.index.search_preassigned(kQueries, ivf.queries.data(), 4, keys.data(), zeros.data(),
+                                 found.distances.data(), found.labels.data(), false, &params);
+  };
+  run();
+  EXPECT_EQ(std::count(found.labels.begin(), found.labels.end(), -1), kQueries * 4);
+  for (std::int64_t q = 0; q < kQueries; ++q) keys[static_cast<std::size_t>(q) * 3 + 1] = 2;
+  run();
+  EXPECT_EQ(std::count(found.labels.begin(), found.labels.end(), -1), 0);
+  keys[5] = kLists;
+  EXPECT_THROW(run(), faiss::FaissException);
+  keys[5] = -1;
+  const faiss::IDSelectorRange everything(-1000, 100000);
+  ivf.index.remove_ids(everything);
+  run();
+  EXPECT_EQ(std::count(found.labels.begin(), found.labels.end(), -1), kQueries * 4);
+}
+
+TEST_P(IvfSearch, HugeNumbersAreOrdered) {
+  const std::size_t d = GetParam().d;
+  auto x = clustered(kN, d, 1);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] *= i / d % 3 == 0 ? 1e15f : 1e-15f;
+  Ivf ivf(GetParam(), x);
+  for (std::size_t i = 0; i < ivf.queries.size(); ++i) ivf.queries[i] *= i / d % 2 == 0 ? 1e15f : 1;
+  faiss::SearchParametersIVF params;
+  params.nprobe = kLists;
+  const Results batch = ivf.search(Ivf::By::kBatch, 10, params);
+  expect_same(ivf.search(Ivf::By::kQuery, 10, params), batch);
+  for (const float distance : batch.distances) EXPECT_FALSE(std::isnan(distance));
+}
+
+TEST_P(IvfSearch, OneList) {
+  const std::size_t d = GetParam().d;
+  const auto x = clustered(kN, d, 1);
+  const auto queries = clustered(40, d, 2);
+  faiss::IndexFlat coarse(static_cast<std::int64_t>(d), GetParam().metric);
+  IndexIVFTurboQuant one(&coarse, d, 1, parse_index_name(GetParam().name), GetParam().metric,
+                         GetParam().by_residual);
+  one.train(kN, x.data());
+  one.add(kN, x.data());
+  one.nprobe = 8;
+  const Results found = test::search(one, queries, 10);
+  for (const std::int64_t id : found.labels) EXPECT_TRUE(id >= 0 && id < kN);
+  if (GetParam().by_residual) return;
+  IndexTurboQuant flat(static_cast<int>(d), parse_index_name(GetParam().name), GetParam().metric);
+  flat.add(kN, x.data());
+  expect_same(found, test::search(flat, queries, 10));
+}
+
+// Lists longer than what one task scans are shared among threads.
+TEST(IvfSearchLong, OneLongListEqualsTheFlatIndex) {
+  constexpr std::size_t d = 32;
+  constexpr std::int64_t n = 40000;
+  const auto x = clustered(n, d, 1);
+  const auto queries = clustered(20, d, 2);
+  faiss::IDSelectorRange range(1000, 30000);
+  faiss::IDSelectorNot others(&range);
+  for (const auto metric : {faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2}) {
+    faiss::IndexFlat coarse(d, metric);
+    IndexIVFTurboQuant one(&coarse, d, 1, parse_index_name("TQ2"), metric, false);
+    one.train(1000, x.data());
+    one.add(n, x.data());
+    IndexTurboQuant flat(d, parse_index_name("TQ2"), metric);
+    flat.add(n, x.data());
+    faiss::SearchParametersIVF ivf_params;
+    faiss::SearchParameters params;
+    expect_same(test::search(one, queries, 100), test::search(flat, queries, 100));
+    for (faiss::IDSelector* selector :
+         {static_cast<faiss::IDSelector*>(&range), static_cast<faiss::IDSelector*>(&others)}) {
+      ivf_params.sel = params.sel = selector;
+      expect_same(test::search(one, queries, 100, &ivf_params),
+                  test::search(flat, queries, 100, &params));
+    }
+    faiss::IDSelectorRange sorted(1000, 30000, true);
+    ivf_params.sel = &sorted;
+    params.sel = &range;
+    expect_same(test::search(one, queries, 100, &ivf_params),
+                test::search(flat, queries, 100, &params));
+  }
+}
+
+// What the factory makes around inverted files.
+TEST(IvfSearchStrings, WrappedIndexesFindNeighbours) {
+  constexpr std::size_t d = 32;
+  const auto x = clustered(4000, d, 1);
+  for (const char* text : {"IVF64,TQ3", "IVF64_HNSW8,TQ3", "IVF64,TQ2,RFlat"}) {
+    for (const auto metric : {faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2}) {
+      const auto index = index_factory(d, text, metric);
+      index->train(4000, x.data());
+      index->add(4000, x.data());
+      const auto found = test::search(*index, {x.begin(), x.begin() + 20 * d}, 1);
+      int self = 0;
+      for (std::size_t q = 0; q < 20; ++q) self += found.labels[q] == static_cast<long>(q) ? 1 : 0;
+      EXPECT_GE(self, metric == faiss::METRIC_L2 ? 17 : 8) << text;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace turboquant
