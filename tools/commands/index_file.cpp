@@ -37,10 +37,10 @@ std::unique_ptr<faiss::Index> load_index(const std::string& path) {
   }
 }
 
-void save_index(const faiss::Index& index, const std::string& path) {
+void save_index(const faiss::Index& index, const std::string& path, const WriteOptions& options) {
   io::AtomicFile file(path);
   AtomicWriter writer(file);
-  faiss::write_index(&index, &writer);
+  turboquant::write_index(index, &writer, options);
   file.commit();
 }
 
