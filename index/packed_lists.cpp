@@ -148,7 +148,7 @@ std::unique_ptr<faiss::ArrayInvertedLists> read_packed_lists(CheckedReader& read
 }
 
 void require_list_sizes(const CheckedReader& reader, const std::vector<std::uint64_t>& sizes,
-                 std::uint64_t count) {
+                        std::uint64_t count) {
   std::uint64_t left = count;
   for (const std::uint64_t size : sizes) {
     if (size > left) reader.fail_here("the inverted lists hold more vectors than the index");

@@ -72,9 +72,20 @@ struct Pipe : faiss::IOReader {
 
 TEST(PackedFile, EveryIndexComesBackTheSame) {
   const auto queries = clustered(20, kD, 2);
-  const std::vector<std::string> strings = {
-      "TQ1",   "TQ2",        "TQ3",      "TQ4",           "TQ3qjl",    "TQ3mse",          "TQ3cos",
-      "TQ3ccos", "IDMap2,TQ3", "L2norm,TQ3", "TQ2,Refine(TQ4)", "HNSW8,TQ3", "IVF16,TQ4", "IVF16(TQ3),Flat"};
+  const std::vector<std::string> strings = {"TQ1",
+                                            "TQ2",
+                                            "TQ3",
+                                            "TQ4",
+                                            "TQ3qjl",
+                                            "TQ3mse",
+                                            "TQ3cos",
+                                            "TQ3ccos",
+                                            "IDMap2,TQ3",
+                                            "L2norm,TQ3",
+                                            "TQ2,Refine(TQ4)",
+                                            "HNSW8,TQ3",
+                                            "IVF16,TQ4",
+                                            "IVF16(TQ3),Flat"};
   for (const std::string& text : strings) {
     for (const auto metric : {faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2}) {
       const auto index = filled(text, 500, metric);
