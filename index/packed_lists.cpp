@@ -94,7 +94,7 @@ class RowSource {
   void next_batch() {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(batch_, left_));
     rows_.resize(n * layout_.code_size);
-    read_packed_rows(reader_, layout_, rows_.data(), n);
+    read_packed_rows(reader_, layout_, rows_.data(), n, scratch_);
     left_ -= n;
     used_ = 0;
   }
@@ -104,6 +104,7 @@ class RowSource {
   std::size_t batch_;
   std::uint64_t left_;
   std::vector<std::uint8_t> rows_;
+  std::vector<std::uint8_t> scratch_;
   std::size_t used_ = 0;
 };
 

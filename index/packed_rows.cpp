@@ -37,9 +37,9 @@ void write_packed_rows(faiss::IOWriter* writer, const packing::RowLayout& layout
 }
 
 void read_packed_rows(CheckedReader& reader, const packing::RowLayout& layout, std::uint8_t* rows,
-                      std::size_t n) {
+                      std::size_t n, std::vector<std::uint8_t>& scratch) {
   const std::size_t step = packing::group_rows(layout);
-  std::vector<std::uint8_t> packed;
+  std::size_t used = 0;
   for (std::size_t first = 0; first < n; first += step) {
     const std::size_t group = std::min(step, n - first);
     const auto size = reader.value<std::uint32_t>("packed codes");
@@ -47,12 +47,13 @@ void read_packed_rows(CheckedReader& reader, const packing::RowLayout& layout, s
         size > packing::most_group_bytes(layout, group)) {
       reader.fail_here("a group of packed codes has a size that is out of range");
     }
-    const std::size_t at = packed.size();
-    packed.resize(at + sizeof size + size);
-    std::memcpy(packed.data() + at, &size, sizeof size);
-    reader.read(packed.data() + at + sizeof size, size, "packed codes");
+    if (scratch.size() < used + sizeof size + size) scratch.resize(used + sizeof size + size);
+    std::memcpy(scratch.data() + used, &size, sizeof size);
+    used += sizeof size;
+    reader.read(scratch.data() + used, size, "packed codes");
+    used += size;
   }
-  if (!packing::unpack_rows(layout, packed.data(), packed.size(), n, rows)) {
+  if (!packing::unpack_rows(layout, scratch.data(), used, n, rows)) {
     if (!packing::can_code()) {
       reader.fail_here("its codes are packed, and this program was built without zstd");
     }

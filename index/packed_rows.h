@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "index/checked_reader.h"
 #include "packing/rows.h"
@@ -24,9 +25,10 @@ std::size_t packed_batch_rows(const packing::RowLayout& layout);
 void write_packed_rows(faiss::IOWriter* writer, const packing::RowLayout& layout,
                        const std::uint8_t* rows, std::size_t n);
 
-/// Reads as many rows, of which a multiple of a group or all that are left; n > 0.
+/// Reads as many rows, of which a multiple of a group or all that are left; n > 0. scratch: memory
+/// to use, worth keeping.
 void read_packed_rows(CheckedReader& reader, const packing::RowLayout& layout, std::uint8_t* rows,
-                      std::size_t n);
+                      std::size_t n, std::vector<std::uint8_t>& scratch);
 
 /// Refuses n rows that the rest of the stream cannot hold. False when the stream does not know.
 bool require_packed_rows(CheckedReader& reader, const packing::RowLayout& layout, std::uint64_t n);

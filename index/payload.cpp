@@ -258,11 +258,12 @@ void read_packed_codes(CheckedReader& reader, const Quantizer& codec, std::uint6
   const std::size_t batch = packed_batch_rows(layout);
   const bool sure = require_packed_rows(reader, layout, count);
   if (sure) codes.resize(static_cast<std::size_t>(count) * layout.code_size);
+  std::vector<std::uint8_t> scratch;
   for (std::uint64_t done = 0; done < count;) {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(batch, count - done));
     const std::size_t at = static_cast<std::size_t>(done) * layout.code_size;
     if (!sure) codes.resize(at + n * layout.code_size);
-    read_packed_rows(reader, layout, codes.data() + at, n);
+    read_packed_rows(reader, layout, codes.data() + at, n, scratch);
     done += n;
   }
 }

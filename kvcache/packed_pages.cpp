@@ -71,8 +71,9 @@ std::vector<std::uint8_t> pack_pages(const LayerFormat& format, std::size_t kv_h
                                      const std::vector<const std::uint8_t*>& pages) {
   std::vector<std::uint8_t> out;
   for (const std::uint8_t* page : pages) {
-    for_gaps(format, kv_heads,
-             [&](std::size_t at, std::size_t n) { out.insert(out.end(), page + at, page + at + n); });
+    for_gaps(format, kv_heads, [&](std::size_t at, std::size_t n) {
+      out.insert(out.end(), page + at, page + at + n);
+    });
   }
   for (const std::vector<CodePlane>& planes : planes_by_part(format, kv_heads)) {
     std::vector<std::uint8_t> codes;
@@ -91,8 +92,7 @@ std::vector<std::uint8_t> pack_pages(const LayerFormat& format, std::size_t kv_h
   return out;
 }
 
-std::size_t least_packed_bytes(const LayerFormat& format, std::size_t kv_heads,
-                               std::size_t pages) {
+std::size_t least_packed_bytes(const LayerFormat& format, std::size_t kv_heads, std::size_t pages) {
   const std::size_t gaps = gap_bytes(format, kv_heads);
   return pages * gaps + pages * (format.page_bytes - gaps) / packing::kMostExpansion;
 }

@@ -116,13 +116,14 @@ std::size_t group_count(const RowLayout& layout, std::size_t n) {
   return (n + rows - 1) / rows;
 }
 
-// work(g) for all groups below `groups`, on threads.
+// work(g, scratch) for all groups below `groups`, on threads.
 template <class Work>
 void for_groups(std::size_t groups, const Work& work) {
   const auto threads = static_cast<std::size_t>(std::max(1, omp_get_max_threads()));
   std::atomic<std::size_t> next{0};
   run_parts(std::min(threads, groups), [&](std::size_t) {
-    for (std::size_t g = next++; g < groups; g = next++) work(g);
+    GroupScratch scratch;
+    for (std::size_t g = next++; g < groups; g = next++) work(g, scratch);
   });
 }
 
@@ -143,17 +144,18 @@ std::size_t most_group_bytes(const RowLayout& layout, std::size_t n) {
 }
 
 std::vector<std::uint8_t> pack_group(const RowLayout& layout, const std::uint8_t* rows,
-                                     std::size_t n) {
+                                     std::size_t n, GroupScratch& scratch) {
   const Columns columns(layout);
   const std::size_t width = columns.row_bytes();
-  std::vector<std::uint8_t> split(n * width);
+  std::vector<std::uint8_t>& split = scratch.rows;
+  std::vector<std::uint8_t>& stream = scratch.stream;
+  split.resize(n * width);
   for (std::size_t i = 0; i < n; ++i) {
     columns.split(rows + i * layout.code_size, split.data() + i * width);
   }
   std::vector<std::uint8_t> out(kChecksumBytes);
   const std::uint64_t sum = checksum(rows, n * layout.code_size);
   std::memcpy(out.data(), &sum, sizeof sum);
-  std::vector<std::uint8_t> stream;
   for (const Columns::Column& column : columns.all()) {
     stream.resize(n * column.bytes);
     gather(split.data(), width, column, n, stream.data());
@@ -163,7 +165,7 @@ std::vector<std::uint8_t> pack_group(const RowLayout& layout, const std::uint8_t
 }
 
 bool unpack_group(const RowLayout& layout, const std::uint8_t* bytes, std::size_t size,
-                  std::size_t n, std::uint8_t* rows) {
+                  std::size_t n, std::uint8_t* rows, GroupScratch& scratch) {
   const Columns columns(layout);
   const std::size_t width = columns.row_bytes();
   std::uint64_t sum = 0;
@@ -171,8 +173,9 @@ bool unpack_group(const RowLayout& layout, const std::uint8_t* bytes, std::size_
   std::memcpy(&sum, bytes, sizeof sum);
   bytes += sizeof sum;
   size -= sizeof sum;
-  std::vector<std::uint8_t> split(n * width);
-  std::vector<std::uint8_t> stream;
+  std::vector<std::uint8_t>& split = scratch.rows;
+  std::vector<std::uint8_t>& stream = scratch.stream;
+  split.resize(n * width);
   for (const Columns::Column& column : columns.all()) {
     stream.resize(n * column.bytes);
     if (!take_stream(&bytes, &size, stream.data(), stream.size())) return false;
@@ -189,9 +192,10 @@ std::vector<std::uint8_t> pack_rows(const RowLayout& layout, const std::uint8_t*
                                     std::size_t n) {
   const std::size_t step = group_rows(layout);
   std::vector<std::vector<std::uint8_t>> packed(group_count(layout, n));
-  for_groups(packed.size(), [&](std::size_t g) {
+  for_groups(packed.size(), [&](std::size_t g, GroupScratch& scratch) {
     const std::size_t first = g * step;
-    packed[g] = pack_group(layout, rows + first * layout.code_size, std::min(step, n - first));
+    packed[g] =
+        pack_group(layout, rows + first * layout.code_size, std::min(step, n - first), scratch);
   });
   std::vector<std::uint8_t> out;
   for (const std::vector<std::uint8_t>& group : packed) {
@@ -224,10 +228,10 @@ bool unpack_rows(const RowLayout& layout, const std::uint8_t* bytes, std::size_t
   }
   if (size != 0) return false;
   std::atomic<bool> good{true};
-  for_groups(groups.size(), [&](std::size_t g) {
+  for_groups(groups.size(), [&](std::size_t g, GroupScratch& scratch) {
     const std::size_t first = g * step;
     if (!unpack_group(layout, groups[g].bytes, groups[g].size, std::min(step, n - first),
-                      rows + first * layout.code_size)) {
+                      rows + first * layout.code_size, scratch)) {
       good = false;
     }
   });

@@ -134,12 +134,13 @@ TEST(PackedRows, TakeAboutTheirEntropy) {
 }
 
 TEST(PackedRows, NeverLargerThanSaid) {
+  GroupScratch scratch;
   Rows rows{{64, 4, 40}, 1000, random_bytes(40000, 5)};
-  const Bytes packed = pack_group(rows.layout, rows.bytes.data(), rows.n);
+  const Bytes packed = pack_group(rows.layout, rows.bytes.data(), rows.n, scratch);
   EXPECT_LE(packed.size(), most_group_bytes(rows.layout, rows.n));
   EXPECT_GE(packed.size(), least_group_bytes(rows.layout, rows.n));
   std::fill(rows.bytes.begin(), rows.bytes.end(), 0);
-  EXPECT_GE(pack_group(rows.layout, rows.bytes.data(), rows.n).size(),
+  EXPECT_GE(pack_group(rows.layout, rows.bytes.data(), rows.n, scratch).size(),
             least_group_bytes(rows.layout, rows.n));
 }
 
