@@ -40,13 +40,15 @@ std::unique_ptr<faiss::Index> index_factory(int d, const std::string& descriptio
   });
 }
 
-void write_index(const faiss::Index& index, const std::string& path, const WriteOptions& options) {
+void write_index(const faiss::Index& index, const std::string& path,
+                 const IndexWriteOptions& options) {
   glue::write(
       &index, [&](const faiss::Index* tree) { faiss::write_index(tree, path.c_str()); },
       options.pack);
 }
 
-void write_index(const faiss::Index& index, faiss::IOWriter* writer, const WriteOptions& options) {
+void write_index(const faiss::Index& index, faiss::IOWriter* writer,
+                 const IndexWriteOptions& options) {
   glue::write(
       &index, [&](const faiss::Index* tree) { faiss::write_index(tree, writer); }, options.pack);
 }

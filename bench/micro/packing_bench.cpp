@@ -73,8 +73,8 @@ const bool registered = [] {
       for (int bits = 1; bits <= 4; ++bits) {
         const std::string name = std::string(unpack ? "unpack" : "pack") +
                                  "/d:" + std::to_string(d) + "/bits:" + std::to_string(bits);
-        benchmark::RegisterBenchmark(
-            name.c_str(), [=](benchmark::State& state) { run(state, d, bits, unpack); });
+        benchmark::RegisterBenchmark(name.c_str(),
+                                     [=](benchmark::State& state) { run(state, d, bits, unpack); });
       }
     }
   }

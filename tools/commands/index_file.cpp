@@ -37,7 +37,8 @@ std::unique_ptr<faiss::Index> load_index(const std::string& path) {
   }
 }
 
-void save_index(const faiss::Index& index, const std::string& path, const WriteOptions& options) {
+void save_index(const faiss::Index& index, const std::string& path,
+                const IndexWriteOptions& options) {
   io::AtomicFile file(path);
   AtomicWriter writer(file);
   turboquant::write_index(index, &writer, options);

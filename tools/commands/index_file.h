@@ -15,7 +15,7 @@ std::unique_ptr<faiss::Index> load_index(const std::string& path);
 
 /// Written aside, synced and renamed. Throws io::IoError, io::Interrupted.
 void save_index(const faiss::Index& index, const std::string& path,
-                const WriteOptions& options = {});
+                const IndexWriteOptions& options = {});
 
 /// Throws io::UsageError when FAISS refuses the string.
 std::unique_ptr<faiss::Index> make_index(int dimension, const std::string& factory,
