@@ -1,4 +1,11 @@
 # Build options. The kernels and the quantizer need nothing but a compiler and OpenMP.
+find_library(TURBOQUANT_ZSTD_LIBRARY zstd)
+find_path(TURBOQUANT_ZSTD_INCLUDE zstd.h)
+set(found_zstd OFF)
+if(TURBOQUANT_ZSTD_LIBRARY AND TURBOQUANT_ZSTD_INCLUDE)
+  set(found_zstd ON)
+endif()
+option(TURBOQUANT_WITH_ZSTD "Codes packed to their entropy in files (needs zstd)" ${found_zstd})
 option(TURBOQUANT_BUILD_INDEX "FAISS index classes (needs FAISS)" ON)
 option(TURBOQUANT_BUILD_KVCACHE "KV cache of transformers, C API" ON)
 # On by default where what it needs is there: RocksDB, Abseil, ISA-L.

@@ -130,7 +130,7 @@ std::unique_ptr<faiss::IndexIVFFlat> make_carrier(faiss::Index* coarse, const fa
 
 }  // namespace
 
-StandIn::StandIn(const faiss::Index& tree) : root_(build(tree)) {}
+StandIn::StandIn(const faiss::Index& tree, bool pack) : pack_(pack), root_(build(tree)) {}
 
 faiss::Index* StandIn::keep(std::unique_ptr<faiss::Index> index) {
   made_.push_back(std::move(index));
@@ -143,6 +143,7 @@ faiss::Index* StandIn::build(const faiss::Index& index) {
     const auto dimension = static_cast<std::size_t>(flat->d);
     auto payload = std::make_unique<Payload>(1, dimension);
     payload->flat_to_write = flat;
+    payload->pack = pack_;
     auto coarse = std::make_unique<faiss::IndexFlat>(flat->d, flat->metric_type);
     coarse->add(1, std::vector<float>(dimension, 0).data());
     return keep(make_carrier(keep(std::move(coarse)), *flat, 1, std::move(payload)));
@@ -150,6 +151,7 @@ faiss::Index* StandIn::build(const faiss::Index& index) {
   if (const auto* ivf = dynamic_cast<const IndexIVFTurboQuant*>(&index)) {
     auto payload = std::make_unique<Payload>(ivf->nlist, static_cast<std::size_t>(ivf->d));
     payload->ivf_to_write = ivf;
+    payload->pack = pack_;
     auto carrier = make_carrier(build(*ivf->quantizer), *ivf, ivf->nlist, std::move(payload));
     carrier->nprobe = ivf->nprobe;
     carrier->direct_map = ivf->direct_map;

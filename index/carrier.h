@@ -14,10 +14,10 @@ namespace turboquant {
 
 /// What FAISS writes in the place of a tree: carriers instead of TurboQuant indexes, copies of the
 /// wrappers around them, and the tree's own indexes elsewhere. Views the tree, which must outlive
-/// it; codes are not copied.
+/// it; codes are not copied. pack: codes are written packed.
 class StandIn {
  public:
-  explicit StandIn(const faiss::Index& tree);
+  StandIn(const faiss::Index& tree, bool pack);
   const faiss::Index* root() const { return root_; }
 
  private:
@@ -25,6 +25,7 @@ class StandIn {
   faiss::Index* keep(std::unique_ptr<faiss::Index> index);
 
   std::vector<std::unique_ptr<faiss::Index>> made_;
+  bool pack_;
   faiss::Index* root_;
 };
 

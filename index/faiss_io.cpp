@@ -14,13 +14,13 @@ namespace turboquant {
 
 namespace glue {
 
-void write(const faiss::Index* index, const Write& faiss_write) {
+void write(const faiss::Index* index, const Write& faiss_write, bool pack) {
   if (index == nullptr || !contains_turboquant(*index)) {
     faiss_write(index);
     return;
   }
   register_payload();
-  const StandIn stand_in(*index);
+  const StandIn stand_in(*index, pack);
   faiss_write(stand_in.root());
 }
 
@@ -40,12 +40,17 @@ std::unique_ptr<faiss::Index> index_factory(int d, const std::string& descriptio
   });
 }
 
-void write_index(const faiss::Index& index, const std::string& path) {
-  glue::write(&index, [&](const faiss::Index* tree) { faiss::write_index(tree, path.c_str()); });
+void write_index(const faiss::Index& index, const std::string& path,
+                 const IndexWriteOptions& options) {
+  glue::write(
+      &index, [&](const faiss::Index* tree) { faiss::write_index(tree, path.c_str()); },
+      options.pack);
 }
 
-void write_index(const faiss::Index& index, faiss::IOWriter* writer) {
-  glue::write(&index, [&](const faiss::Index* tree) { faiss::write_index(tree, writer); });
+void write_index(const faiss::Index& index, faiss::IOWriter* writer,
+                 const IndexWriteOptions& options) {
+  glue::write(
+      &index, [&](const faiss::Index* tree) { faiss::write_index(tree, writer); }, options.pack);
 }
 
 std::unique_ptr<faiss::Index> read_index(const std::string& path, int io_flags) {

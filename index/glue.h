@@ -16,8 +16,9 @@ std::unique_ptr<faiss::Index> build(const std::string& description, const Factor
 
 /// Calls faiss_write with the tree itself, or with a stand-in in which carriers take the place of
 /// TurboQuant indexes. The tree is not touched: it may be searched meanwhile.
+/// pack: as IndexWriteOptions::pack.
 using Write = std::function<void(const faiss::Index* index)>;
-void write(const faiss::Index* index, const Write& faiss_write);
+void write(const faiss::Index* index, const Write& faiss_write, bool pack = false);
 
 /// Reads from the stream: a flat TurboQuant index with our own reader, anything else with
 /// faiss_read, whose carriers are then replaced.

@@ -14,11 +14,14 @@
 #include "index/checked_reader.h"
 #include "index/checks.h"
 #include "index/checksum.h"
+#include "index/packed_lists.h"
+#include "index/packed_rows.h"
 
 namespace turboquant {
 namespace {
 
 constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kPackedVersion = 2;  // with kFlagPacked, and only with it
 constexpr std::uint64_t kMaxCodeBytes = std::uint64_t{1} << 62;
 constexpr std::uint64_t kMaxLists = std::uint64_t{1} << 24;
 constexpr std::size_t kMaxDimension = 65536;
@@ -26,6 +29,7 @@ constexpr std::uint8_t kFlagNormalize = 1;
 constexpr std::uint8_t kFlagByResidual = 2;
 constexpr std::uint8_t kFlagCentre = 4;         // of flat indexes whose codes are of x - c
 constexpr std::uint8_t kFlagCentreFollows = 8;  // c itself stands before the codes
+constexpr std::uint8_t kFlagPacked = 16;        // of version 2
 enum Kind : std::uint8_t { kFlat = 0, kIvf = 1 };
 
 struct Header {
@@ -86,43 +90,57 @@ Header make_header(Kind kind, const Quantizer& codec, const IndexOptions& option
 
 // ---- writing ----
 
-void write_bytes(faiss::IOWriter* writer, const void* data, std::size_t size) {
-  if (size > 0 && (*writer)(data, 1, size) != size) {
-    fail("cannot write " + std::to_string(size) + " bytes to " +
-         (writer->name.empty() ? std::string("the index file") : writer->name));
+void write_header(faiss::IOWriter* writer, Header header, bool packed) {
+  if (packed) {
+    header.version = kPackedVersion;
+    header.flags |= kFlagPacked;
   }
-}
-
-void write_header(faiss::IOWriter* writer, Header header) {
   header.checksum = header_checksum(header);
   write_bytes(writer, kPayloadKey, 4);
   write_bytes(writer, &header, sizeof header);
 }
 
-void write_flat(const IndexTurboQuant& index, faiss::IOWriter* writer) {
+void write_checksum(faiss::IOWriter* writer, const void* data, std::size_t size) {
+  const std::uint64_t sum = checksum(static_cast<const std::uint8_t*>(data), size);
+  write_bytes(writer, &sum, sizeof sum);
+}
+
+void write_flat(const IndexTurboQuant& index, faiss::IOWriter* writer, bool pack) {
   Header header = make_header(kFlat, index.codec(), index.options(), index.metric_type);
   header.count = static_cast<std::uint64_t>(index.ntotal);
   const std::vector<float> centre = index.centre();
   if (!centre.empty()) header.flags |= kFlagCentreFollows;
-  write_header(writer, header);
+  write_header(writer, header, pack);
   if (!centre.empty()) {
     const std::size_t size = centre.size() * sizeof(float);
-    const std::uint64_t sum = checksum(reinterpret_cast<const std::uint8_t*>(centre.data()), size);
     write_bytes(writer, centre.data(), size);
-    write_bytes(writer, &sum, sizeof sum);
+    write_checksum(writer, centre.data(), size);
   }
-  const std::size_t bytes = static_cast<std::size_t>(index.ntotal) * index.code_size;
-  write_bytes(writer, index.codes.data(), bytes);
-  const std::uint64_t sum = checksum(index.codes.data(), bytes);
-  write_bytes(writer, &sum, sizeof sum);
+  const auto rows = static_cast<std::size_t>(index.ntotal);
+  if (pack) {
+    const packing::RowLayout layout = row_layout(index.codec());
+    const std::size_t batch = packed_batch_rows(layout);
+    for (std::size_t i = 0; i < rows; i += batch) {
+      write_packed_rows(writer, layout, index.codes.data() + i * index.code_size,
+                        std::min(batch, rows - i));
+    }
+    return;
+  }
+  write_bytes(writer, index.codes.data(), rows * index.code_size);
+  write_checksum(writer, index.codes.data(), rows * index.code_size);
 }
 
-void write_ivf(const IndexIVFTurboQuant& index, faiss::IOWriter* writer) {
+void write_ivf(const IndexIVFTurboQuant& index, faiss::IOWriter* writer, bool pack) {
   Header header = make_header(kIvf, index.codec(), index.options(), index.metric_type);
   if (index.by_residual) header.flags |= kFlagByResidual;
   header.count = static_cast<std::uint64_t>(index.ntotal);
   header.lists = index.nlist;
-  write_header(writer, header);
+  pack = pack && index.invlists != nullptr;
+  write_header(writer, header, pack);
+  if (pack) {
+    write_packed_lists(writer, row_layout(index.codec()), *index.invlists);
+    return;
+  }
   faiss::write_InvertedLists(index.invlists, writer);
 }
 
@@ -133,9 +151,11 @@ Header read_header(CheckedReader& reader) {
   if (std::memcmp(header.magic, kPayloadMagic, sizeof header.magic) != 0) {
     reader.fail_here("no TurboQuant index: the magic number is wrong");
   }
-  if (header.version != kVersion || header.header_size != sizeof(Header)) {
+  if (header.version < kVersion || header.version > kPackedVersion ||
+      header.header_size != sizeof(Header)) {
     reader.fail_here("TurboQuant index format " + std::to_string(header.version) +
-                     " is unknown; this program reads format " + std::to_string(kVersion));
+                     " is unknown; this program reads formats " + std::to_string(kVersion) +
+                     " and " + std::to_string(kPackedVersion));
   }
   if (kCompareChecksums && header.checksum != header_checksum(header)) {
     reader.fail_here("the TurboQuant header is damaged: its checksum is wrong");
@@ -143,15 +163,19 @@ Header read_header(CheckedReader& reader) {
   const bool gaussian = header.projection == static_cast<std::uint8_t>(Projection::kGaussian);
   const bool qjl = header.estimator == static_cast<std::uint8_t>(Estimator::kQjl);
   const std::uint8_t allowed_flags =
-      header.kind == kIvf ? kFlagByResidual : kFlagNormalize | kFlagCentre | kFlagCentreFollows;
+      (header.kind == kIvf ? kFlagByResidual : kFlagNormalize | kFlagCentre | kFlagCentreFollows) |
+      kFlagPacked;
+  const bool stray_packing =
+      ((header.flags & kFlagPacked) != 0) != (header.version == kPackedVersion);
   const bool stray_centre = (header.flags & kFlagCentreFollows) != 0
                                 ? (header.flags & kFlagCentre) == 0
                                 : (header.flags & kFlagCentre) != 0 && header.count > 0;
   if (header.kind > kIvf || header.bits < 1 || header.bits > 4 || header.estimator > 2 ||
       header.projection > 1 || (gaussian && !qjl) || header.metric > 1 ||
-      (header.flags & ~allowed_flags) != 0 || stray_centre || header.reserved != 0 ||
-      header.reserved2 != 0) {
-    reader.fail_here("the TurboQuant header holds a value that format 1 does not allow");
+      (header.flags & ~allowed_flags) != 0 || stray_centre || stray_packing ||
+      header.reserved != 0 || header.reserved2 != 0) {
+    reader.fail_here("the TurboQuant header holds a value that format " +
+                     std::to_string(header.version) + " does not allow");
   }
   if (header.dimension < 1 || header.dimension > kMaxDimension) {
     reader.fail_here("the dimension " + std::to_string(header.dimension) + " is out of range");
@@ -224,19 +248,43 @@ std::vector<float> read_centre(CheckedReader& reader, const Header& header) {
   return centre;
 }
 
+bool is_packed(const Header& header) { return (header.flags & kFlagPacked) != 0; }
+
+// `codes` grows as the bytes arrive, or at once when the stream is known to be long enough.
+template <class Codes>
+void read_packed_codes(CheckedReader& reader, const Quantizer& codec, std::uint64_t count,
+                       Codes& codes) {
+  const packing::RowLayout layout = row_layout(codec);
+  const std::size_t batch = packed_batch_rows(layout);
+  const bool sure = require_packed_rows(reader, layout, count);
+  if (sure) codes.resize(static_cast<std::size_t>(count) * layout.code_size);
+  std::vector<std::uint8_t> scratch;
+  for (std::uint64_t done = 0; done < count;) {
+    const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(batch, count - done));
+    const std::size_t at = static_cast<std::size_t>(done) * layout.code_size;
+    if (!sure) codes.resize(at + n * layout.code_size);
+    read_packed_rows(reader, layout, codes.data() + at, n, scratch);
+    done += n;
+  }
+}
+
 std::unique_ptr<IndexTurboQuant> read_flat(CheckedReader& reader, const Header& header) {
   auto index = std::make_unique<IndexTurboQuant>(static_cast<int>(header.dimension),
                                                  options_of(header), metric_of(header));
   const std::vector<float> centre = read_centre(reader, header);
   if (!centre.empty()) index->set_centre(centre.data());
   check_codec(reader, header, index->codec());
-  reader.read_vector(index->codes, header.count * header.code_size, "codes");
-  const auto stored = reader.value<std::uint64_t>("checksum of the codes");
-  const std::uint8_t* codes = index->codes.data();
-  if (kCompareChecksums && stored != checksum(codes, index->codes.size())) {
-    reader.fail_here("the codes are damaged: their checksum is wrong");
+  if (is_packed(header)) {
+    read_packed_codes(reader, index->codec(), header.count, index->codes);
+  } else {
+    reader.read_vector(index->codes, header.count * header.code_size, "codes");
+    const auto stored = reader.value<std::uint64_t>("checksum of the codes");
+    if (kCompareChecksums && stored != checksum(index->codes.data(), index->codes.size())) {
+      reader.fail_here("the codes are damaged: their checksum is wrong");
+    }
   }
-  check_factors(reader, index->codec(), codes, static_cast<std::size_t>(header.count));
+  check_factors(reader, index->codec(), index->codes.data(),
+                static_cast<std::size_t>(header.count));
   index->ntotal = static_cast<std::int64_t>(header.count);
   return index;
 }
@@ -263,12 +311,7 @@ std::vector<std::uint64_t> read_list_sizes(CheckedReader& reader, const Header& 
     }
     sizes = std::move(all);
   }
-  std::uint64_t left = header.count;
-  for (const std::uint64_t size : sizes) {
-    if (size > left) reader.fail_here("the inverted lists hold more vectors than the index");
-    left -= size;
-  }
-  if (left != 0) reader.fail_here("the inverted lists hold fewer vectors than the index");
+  require_list_sizes(reader, sizes, header.count);
   return sizes;
 }
 
@@ -294,6 +337,19 @@ std::unique_ptr<faiss::InvertedLists> read_lists_in_memory(CheckedReader& reader
 // Lists that FAISS maps or keeps elsewhere are FAISS's to read; ours are read here, bounded.
 std::unique_ptr<faiss::InvertedLists> read_lists(CheckedReader& reader, const Header& header,
                                                  const Quantizer& codec, int io_flags) {
+  if (is_packed(header)) {
+    if ((io_flags & faiss::IO_FLAG_SKIP_IVF_DATA) != 0) {
+      reader.fail_here(
+          "the inverted lists are packed: read them into memory, or write the index "
+          "again without packing");
+    }
+    auto lists = read_packed_lists(reader, row_layout(codec),
+                                   static_cast<std::size_t>(header.lists), header.count);
+    for (std::size_t i = 0; i < lists->nlist; ++i) {
+      check_factors(reader, codec, lists->codes[i].data(), lists->ids[i].size());
+    }
+    return lists;
+  }
   std::unique_ptr<faiss::InvertedLists> lists;
   if ((io_flags & faiss::IO_FLAG_SKIP_IVF_DATA) != 0) {
     lists.reset(faiss::read_InvertedLists(reader.stream(), io_flags));
@@ -350,9 +406,9 @@ const std::int64_t* Payload::get_ids(std::size_t) const { fail_unconverted(); }
 
 void write_payload(const Payload& payload, faiss::IOWriter* writer) {
   if (payload.flat_to_write != nullptr) {
-    write_flat(*payload.flat_to_write, writer);
+    write_flat(*payload.flat_to_write, writer, payload.pack);
   } else if (payload.ivf_to_write != nullptr) {
-    write_ivf(*payload.ivf_to_write, writer);
+    write_ivf(*payload.ivf_to_write, writer, payload.pack);
   } else {
     fail_unconverted();
   }
@@ -384,6 +440,11 @@ FlatView view_flat_payload(MemoryReader& stream, bool check_codes) {
   CheckedReader reader(&stream);
   const Header header = read_header(reader);
   if (header.kind != kFlat) reader.fail_here("expected a flat TurboQuant index");
+  if (is_packed(header)) {
+    reader.fail_here(
+        "the codes are packed and cannot be mapped: read them into memory, or write "
+        "the index again without packing");
+  }
   std::vector<float> centre = read_centre(reader, header);
   const Quantizer codec =
       make_codec(header.dimension, options_of(header), metric_of(header), centre);

@@ -35,6 +35,7 @@ class Payload : public faiss::ReadOnlyInvertedLists {
 
   const IndexTurboQuant* flat_to_write = nullptr;
   const IndexIVFTurboQuant* ivf_to_write = nullptr;
+  bool pack = false;  ///< write packed codes
   std::unique_ptr<IndexTurboQuant> flat;
   std::unique_ptr<IvfContent> ivf;
 
@@ -65,7 +66,8 @@ struct FlatView {
   std::vector<float> centre;  ///< [dimension]; empty when the index has none
 };
 
-/// Reads what follows the fourcc. The header is checked; with `check_codes` the codes are too.
+/// Reads what follows the fourcc, of codes that are not packed. The header is checked; with
+/// `check_codes` the codes are too.
 FlatView view_flat_payload(MemoryReader& reader, bool check_codes);
 
 /// Makes the payload known to FAISS. Call before FAISS reads or writes.

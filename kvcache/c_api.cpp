@@ -80,6 +80,20 @@ tq_kv_status guarded(const Work& work) noexcept {
   }
 }
 
+void save(const tq_kv_cache* cache, uint32_t sequence, bool pack, void* bytes, size_t capacity,
+          size_t* needed) {
+  require(cache != nullptr && needed != nullptr, "cache or needed is null");
+  require(bytes != nullptr || capacity == 0, "bytes is null");
+  std::vector<std::uint8_t> saved;
+  cache->visit([&](auto& c) { saved = c.serialize(sequence, pack); });
+  *needed = saved.size();
+  if (saved.size() > capacity) {
+    throw std::out_of_range("the sequence takes " + std::to_string(saved.size()) +
+                            " bytes, and there is room for " + std::to_string(capacity));
+  }
+  std::memcpy(bytes, saved.data(), saved.size());
+}
+
 kv::SideOptions side_of(const tq_kv_side& side) {
   require(side.centre <= 1, "centre must be 0 or 1");
   require(side.bits <= TQ_KV_RAW_BITS, "bits must be 1 to 4, or 16 for half precision");
@@ -304,18 +318,12 @@ tq_kv_status tq_kv_get_memory(const tq_kv_cache* cache, tq_kv_memory* memory) {
 
 tq_kv_status tq_kv_sequence_save(const tq_kv_cache* cache, uint32_t sequence, void* bytes,
                                  size_t capacity, size_t* needed) {
-  return guarded([&] {
-    require(cache != nullptr && needed != nullptr, "cache or needed is null");
-    require(bytes != nullptr || capacity == 0, "bytes is null");
-    std::vector<std::uint8_t> saved;
-    cache->visit([&](auto& c) { saved = c.serialize(sequence); });
-    *needed = saved.size();
-    if (saved.size() > capacity) {
-      throw std::out_of_range("the sequence takes " + std::to_string(saved.size()) +
-                              " bytes, and there is room for " + std::to_string(capacity));
-    }
-    std::memcpy(bytes, saved.data(), saved.size());
-  });
+  return guarded([&] { save(cache, sequence, false, bytes, capacity, needed); });
+}
+
+tq_kv_status tq_kv_sequence_save_packed(const tq_kv_cache* cache, uint32_t sequence, void* bytes,
+                                        size_t capacity, size_t* needed) {
+  return guarded([&] { save(cache, sequence, true, bytes, capacity, needed); });
 }
 
 tq_kv_status tq_kv_sequence_restore(tq_kv_cache* cache, const void* bytes, size_t n,

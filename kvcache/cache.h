@@ -74,7 +74,8 @@ class Cache {
 
   MemoryUse memory() const;
 
-  std::vector<std::uint8_t> serialize(std::size_t sequence) const;
+  /// pack: the codes at about their entropy.
+  std::vector<std::uint8_t> serialize(std::size_t sequence, bool pack = false) const;
   std::size_t restore(const std::uint8_t* bytes, std::size_t n);
 
   const Sequence& sequence(std::size_t number) const;

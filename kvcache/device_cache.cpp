@@ -630,12 +630,12 @@ void DeviceCache::dequantize(std::size_t layer, std::size_t number, float* keys,
   host_.free_sequence(there);
 }
 
-std::vector<std::uint8_t> DeviceCache::serialize(std::size_t number) {
+std::vector<std::uint8_t> DeviceCache::serialize(std::size_t number, bool pack) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   const cuda::DeviceGuard guard(device_.device);
   shadows(number);
   const std::size_t there = download(number);
-  std::vector<std::uint8_t> bytes = host_.serialize(there);
+  std::vector<std::uint8_t> bytes = host_.serialize(there, pack);
   host_.free_sequence(there);
   return bytes;
 }

@@ -70,7 +70,7 @@ class DeviceCache {
 
   // To and from the memory of the host, in the format of the host's cache.
   void dequantize(std::size_t layer, std::size_t sequence, float* keys, float* values);
-  std::vector<std::uint8_t> serialize(std::size_t sequence);
+  std::vector<std::uint8_t> serialize(std::size_t sequence, bool pack = false);
   std::size_t restore(const std::uint8_t* bytes, std::size_t n);
 
   MemoryUse memory() const;

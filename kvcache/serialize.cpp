@@ -1,14 +1,22 @@
 // A sequence as bytes; docs/kv_format.md.
+#include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "kvcache/cache.h"
+#include "kvcache/packed_pages.h"
+#include "packing/streams.h"
 
 namespace turboquant::kv {
 namespace {
 
 constexpr char kMagic[8] = {'T', 'Q', 'K', 'V', 'S', 'E', 'Q', '1'};
+constexpr char kPackedMagic[8] = {'T', 'Q', 'K', 'V', 'S', 'E', 'Q', '2'};
 
 class Writer {
  public:
@@ -48,6 +56,14 @@ class Reader {
   void require(std::size_t n) const {
     if (n > left_) throw std::invalid_argument("the bytes of the sequence end too early");
   }
+  const std::uint8_t* skip(std::size_t n) {
+    require(n);
+    const std::uint8_t* from = at_;
+    at_ += n;
+    left_ -= n;
+    return from;
+  }
+  std::size_t left() const { return left_; }
   bool at_end() const { return left_ == 0; }
 
  private:
@@ -101,6 +117,79 @@ RawTokens read_raw(Reader& in, std::size_t most, std::size_t key_width, std::siz
   return raw;
 }
 
+// Of one layer. The tokens in use of a page stand before it, or packed, before all pages.
+void write_pages(const LayerFormat& format, std::size_t kv_heads, const std::vector<PageRef>& pages,
+                 bool pack, Writer& out) {
+  out.number(pages.size());
+  if (!pack) {
+    for (const PageRef& ref : pages) {
+      out.number(ref.tokens);
+      out.bytes(ref.page->data(), format.page_bytes);
+    }
+    return;
+  }
+  std::vector<const std::uint8_t*> bytes;
+  for (const PageRef& ref : pages) {
+    out.number(ref.tokens);
+    bytes.push_back(ref.page->data());
+  }
+  const std::vector<std::uint8_t> packed = pack_pages(format, kv_heads, bytes);
+  out.number(packed.size());
+  out.bytes(packed.data(), packed.size());
+}
+
+std::size_t read_tokens(Reader& in, std::size_t most) {
+  const std::size_t tokens = in.number_up_to(most, "tokens of a page");
+  if (tokens == 0) throw std::invalid_argument("the sequence has a page without tokens");
+  return tokens;
+}
+
+void read_pages(const LayerFormat& format, std::size_t page_tokens,
+                const std::shared_ptr<std::atomic<std::size_t>>& allocated, Reader& in,
+                std::vector<PageRef>& to) {
+  const std::size_t pages = in.number_up_to(in.left() / format.page_bytes, "pages");
+  for (std::size_t p = 0; p < pages; ++p) {
+    PageRef ref;
+    ref.tokens = read_tokens(in, page_tokens);
+    in.require(format.page_bytes);
+    const auto page = std::make_shared<Page>(format.page_bytes, allocated);
+    in.bytes(page->data(), format.page_bytes);
+    ref.page = page;
+    to.push_back(std::move(ref));
+  }
+}
+
+void read_packed_pages(const LayerFormat& format, std::size_t kv_heads, std::size_t page_tokens,
+                       const std::shared_ptr<std::atomic<std::size_t>>& allocated, Reader& in,
+                       std::vector<PageRef>& to) {
+  const std::size_t least = std::max<std::size_t>(1, least_packed_bytes(format, kv_heads, 1));
+  const std::size_t pages = in.number_up_to(in.left() / least, "pages");
+  std::vector<std::size_t> tokens(pages);
+  for (std::size_t& n : tokens) n = read_tokens(in, page_tokens);
+  const std::size_t size = in.number_up_to(in.left(), "bytes of packed pages");
+  if (size < least_packed_bytes(format, kv_heads, pages)) {
+    throw std::invalid_argument("the bytes of the sequence end too early");
+  }
+  std::vector<std::shared_ptr<Page>> made;
+  std::vector<std::uint8_t*> bytes;
+  for (std::size_t p = 0; p < pages; ++p) {
+    made.push_back(std::make_shared<Page>(format.page_bytes, allocated));
+    bytes.push_back(made.back()->data());
+  }
+  if (!unpack_pages(format, kv_heads, in.skip(size), size, bytes)) {
+    throw std::invalid_argument(packing::can_code()
+                                    ? "the packed pages of the sequence are damaged"
+                                    : "the pages of the sequence are packed, and this library was "
+                                      "built without zstd");
+  }
+  for (std::size_t p = 0; p < pages; ++p) {
+    PageRef ref;
+    ref.tokens = tokens[p];
+    ref.page = made[p];
+    to.push_back(std::move(ref));
+  }
+}
+
 // Empty, or each channel once.
 std::vector<std::uint16_t> read_channels(Reader& in, const SideFormat& format) {
   const std::size_t n = in.number_up_to(format.dim, "channels");
@@ -122,10 +211,10 @@ std::vector<std::uint16_t> read_channels(Reader& in, const SideFormat& format) {
 
 }  // namespace
 
-std::vector<std::uint8_t> Cache::serialize(std::size_t number) const {
+std::vector<std::uint8_t> Cache::serialize(std::size_t number, bool pack) const {
   const Sequence& from = sequence(number);
   Writer out;
-  out.bytes(kMagic, sizeof kMagic);
+  out.bytes(pack ? kPackedMagic : kMagic, sizeof kMagic);
   write_geometry(options_, out);
   for (std::size_t layer = 0; layer < from.layers.size(); ++layer) {
     const LayerState& state = from.layers[layer];
@@ -139,11 +228,7 @@ std::vector<std::uint8_t> Cache::serialize(std::size_t number) const {
       }
     }
     write_raw(state.sinks, out);
-    out.number(state.pages.size());
-    for (const PageRef& ref : state.pages) {
-      out.number(ref.tokens);
-      out.bytes(ref.page->data(), formats_[layer].page_bytes);
-    }
+    write_pages(formats_[layer], options_.kv_heads, state.pages, pack, out);
     write_raw(state.tail, out);
   }
   return out.take();
@@ -183,7 +268,8 @@ std::size_t Cache::restore(const std::uint8_t* bytes, std::size_t n) {
   Reader in(bytes, n);
   char magic[sizeof kMagic];
   in.bytes(magic, sizeof magic);
-  if (std::memcmp(magic, kMagic, sizeof magic) != 0) {
+  const bool packed = std::memcmp(magic, kPackedMagic, sizeof magic) == 0;
+  if (!packed && std::memcmp(magic, kMagic, sizeof magic) != 0) {
     throw std::invalid_argument("these are not the bytes of a sequence");
   }
   Writer own;
@@ -205,23 +291,17 @@ std::size_t Cache::restore(const std::uint8_t* bytes, std::size_t n) {
     }
     LayerState state;
     state.sinks = read_raw(in, options_.sink_tokens, key_width(), value_width());
-    const std::size_t page_bytes = formats_[layer].page_bytes;
-    const std::size_t pages = in.number_up_to(n / page_bytes, "pages");
-    for (std::size_t p = 0; p < pages; ++p) {
-      PageRef ref;
-      ref.tokens = in.number_up_to(options_.page_tokens, "tokens of a page");
-      if (ref.tokens == 0) throw std::invalid_argument("the sequence has a page without tokens");
-      in.require(page_bytes);
-      const auto page = std::make_shared<Page>(page_bytes, page_bytes_);
-      in.bytes(page->data(), page_bytes);
-      ref.page = page;
-      state.paged += ref.tokens;
-      state.pages.push_back(std::move(ref));
+    if (packed) {
+      read_packed_pages(formats_[layer], options_.kv_heads, options_.page_tokens, page_bytes_, in,
+                        state.pages);
+    } else {
+      read_pages(formats_[layer], options_.page_tokens, page_bytes_, in, state.pages);
     }
+    for (const PageRef& ref : state.pages) state.paged += ref.tokens;
     state.tail =
         read_raw(in, options_.tail_tokens + options_.page_tokens - 1, key_width(), value_width());
+    paged.push_back(!state.pages.empty());
     channels.push_back(std::move(orders));
-    paged.push_back(pages > 0);
     made->layers.push_back(std::move(state));
   }
   if (!in.at_end()) throw std::invalid_argument("the bytes of the sequence go on after its end");

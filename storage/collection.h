@@ -69,6 +69,10 @@ class CollectionImpl final : public Collection {
 
   const std::string& name() const { return name_; }
   const CollectionRecord& record() const { return record_; }
+  /// Of the rows of blocks on disk where they are packed; else null.
+  const packing::RowLayout* packed_layout() const {
+    return record_.options.pack_codes ? &layout_ : nullptr;
+  }
   const Quantizer& quantizer() const { return quantizer_; }
   std::shared_ptr<const View> view() const;
 
@@ -164,6 +168,7 @@ class CollectionImpl final : public Collection {
   const std::string name_;
   const CollectionRecord record_;
   const Quantizer quantizer_;
+  const packing::RowLayout layout_;
 
   mutable std::mutex writer_;
   std::vector<std::uint64_t> dead_rows_;      // tombstones since the last fold began

@@ -40,7 +40,8 @@ CollectionImpl::CollectionImpl(std::shared_ptr<Core> core, std::string name,
     : core_(std::move(core)),
       name_(std::move(name)),
       record_(std::move(record)),
-      quantizer_(std::move(quantizer)) {}
+      quantizer_(std::move(quantizer)),
+      layout_{quantizer_.dimension(), quantizer_.options().bits, quantizer_.code_size()} {}
 
 CollectionImpl::~CollectionImpl() { core_->memory.fetch_sub(memory_bytes_); }
 
@@ -130,7 +131,8 @@ absl::Status CollectionImpl::load(const Database& database) {
     const auto number = reader.take_ordered<std::uint32_t>();
     if (reader.take_ordered<std::uint8_t>() != kBlockPart) return true;
     BlockRecord record;
-    if (!decode_block(value, code_size, record)) return damaged("a block of codes is damaged");
+    if (!decode_block(value, code_size, record, packed_layout()))
+      return damaged("a block of codes is damaged");
     const std::uint64_t first = std::uint64_t{number} * kBlockRows;
     const auto values = indexed.read(first, kBlockRows);
     if (!values.ok()) return values.status();

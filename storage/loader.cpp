@@ -79,7 +79,8 @@ class Loader final : public CollectionLoader {
   absl::Status write_block() {
     const auto number = static_cast<std::uint32_t>(next_row_ / kBlockRows);
     const absl::Status status =
-        files_->put(kCodes, block_key(cid(), number, kBlockPart), encode_block(codes_, block_ids_));
+        files_->put(kCodes, block_key(cid(), number, kBlockPart),
+                    encode_block(codes_, block_ids_, hidden_->packed_layout()));
     codes_.clear();
     block_ids_.clear();
     return status;

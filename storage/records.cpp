@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "packing/streams.h"
 #include "quantizer/half.h"
 
 namespace turboquant::storage {
@@ -60,7 +61,7 @@ bool take_value(ByteReader& reader, MetadataValue& value) {
 
 std::string encode_collection(const CollectionRecord& record) {
   std::string out;
-  put(out, record.version);
+  put(out, record.options.pack_codes ? kPackedVersion : record.version);
   put(out, record.cid);
   put(out, static_cast<std::uint32_t>(record.options.dimension));
   put(out, static_cast<std::uint8_t>(record.options.metric));
@@ -80,9 +81,11 @@ std::string encode_collection(const CollectionRecord& record) {
 bool decode_collection(std::string_view bytes, CollectionRecord& record) {
   ByteReader reader(bytes);
   record.version = reader.take<std::uint32_t>();
-  if (!reader.ok() || record.version != kFormatVersion) return false;
+  const bool packed = record.version == kPackedVersion;
+  if (!reader.ok() || (record.version != kFormatVersion && !packed)) return false;
   record.cid = reader.take<std::uint32_t>();
   CollectionOptions& options = record.options;
+  options.pack_codes = packed;
   options.dimension = reader.take<std::uint32_t>();
   const auto metric = reader.take<std::uint8_t>();
   const auto originals = reader.take<std::uint8_t>();
@@ -194,22 +197,44 @@ bool decode_row(std::string_view bytes, std::size_t code_size, RowRecord& row) {
   return reader.at_end();
 }
 
-std::string encode_block(std::string_view codes, const std::vector<RecordId>& ids) {
+std::string encode_block(std::string_view codes, const std::vector<RecordId>& ids,
+                         const packing::RowLayout* layout) {
   std::string out;
   out.reserve(codes.size() + kBlockRows * 9 + 16);
   put(out, kBlockRows);
   put(out, static_cast<std::uint32_t>(codes.size() / kBlockRows));
-  out.append(codes);
+  if (layout == nullptr) {
+    out.append(codes);
+  } else {
+    const auto packed = packing::pack_rows(
+        *layout, reinterpret_cast<const std::uint8_t*>(codes.data()), kBlockRows);
+    put(out, static_cast<std::uint32_t>(packed.size()));
+    out.append(reinterpret_cast<const char*>(packed.data()), packed.size());
+  }
   for (const RecordId& id : ids) put_id(out, id);
   return out;
 }
 
-bool decode_block(std::string_view bytes, std::size_t code_size, BlockRecord& block) {
+bool decode_block(std::string_view bytes, std::size_t code_size, BlockRecord& block,
+                  const packing::RowLayout* layout) {
   ByteReader reader(bytes);
   const auto rows = reader.take<std::uint32_t>();
   const auto size = reader.take<std::uint32_t>();
   if (!reader.ok() || rows != kBlockRows || size != code_size) return false;
-  block.codes = reader.take_bytes(kBlockRows * code_size);
+  if (layout == nullptr) {
+    block.codes = reader.take_bytes(kBlockRows * code_size);
+  } else {
+    const std::string_view packed = reader.take_bytes(reader.take<std::uint32_t>());
+    if (!reader.ok() || packed.size() < kBlockRows * code_size / packing::kMostExpansion) {
+      return false;
+    }
+    block.unpacked.resize(kBlockRows * code_size);
+    if (!packing::unpack_rows(*layout, reinterpret_cast<const std::uint8_t*>(packed.data()),
+                              packed.size(), kBlockRows, block.unpacked.data())) {
+      return false;
+    }
+    block.codes = {reinterpret_cast<const char*>(block.unpacked.data()), block.unpacked.size()};
+  }
   if (!reader.ok()) return false;
   block.ids.resize(kBlockRows);
   for (RecordId& id : block.ids) {

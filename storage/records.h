@@ -9,16 +9,18 @@
 #include <utility>
 #include <vector>
 
+#include "packing/rows.h"
 #include "storage/coding.h"
 #include "turboquant/store.h"
 
 namespace turboquant::storage {
 
 inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint32_t kPackedVersion = 2;  ///< of collections whose blocks are packed
 inline constexpr std::uint32_t kBlockRows = 4096;
 
 struct CollectionRecord {
-  std::uint32_t version = kFormatVersion;
+  std::uint32_t version = kFormatVersion;  ///< as it was read; what is written follows the options
   std::uint32_t cid = 0;
   CollectionOptions options;  ///< seed is set
   std::uint64_t fingerprint = 0;
@@ -52,15 +54,19 @@ struct RowRecord {
 std::string encode_row(const RecordId& id, std::string_view code);
 bool decode_row(std::string_view bytes, std::size_t code_size, RowRecord& row);
 
-/// A full block. `codes` views the bytes, [kBlockRows][code_size].
+/// A full block. `codes` views the bytes, [kBlockRows][code_size], or what was unpacked.
 struct BlockRecord {
   std::string_view codes;
   std::vector<RecordId> ids;
+  std::vector<std::uint8_t> unpacked;
 };
 
-/// codes: [kBlockRows][code size]; as many ids.
-std::string encode_block(std::string_view codes, const std::vector<RecordId>& ids);
-bool decode_block(std::string_view bytes, std::size_t code_size, BlockRecord& block);
+/// codes: [kBlockRows][code size]; as many ids. layout: of the rows where they are packed, else
+/// null.
+std::string encode_block(std::string_view codes, const std::vector<RecordId>& ids,
+                         const packing::RowLayout* layout = nullptr);
+bool decode_block(std::string_view bytes, std::size_t code_size, BlockRecord& block,
+                  const packing::RowLayout* layout = nullptr);
 
 struct OperationRecord {
   std::uint64_t expiry = 0;  ///< seconds since 1970

@@ -77,13 +77,14 @@ absl::StatusOr<std::shared_ptr<CollectionImpl>> make_collection(const std::share
 absl::StatusOr<CollectionRecord> check_record(const std::string& name, std::string_view bytes) {
   CollectionRecord record;
   if (decode_collection(bytes, record)) return record;
-  if (record.version == kFormatVersion || record.version == 0) {
+  if (record.version <= kPackedVersion) {
     return damaged(absl::StrCat("the record of collection \"", name, "\" is damaged"));
   }
-  return make_error(absl::StatusCode::kFailedPrecondition, "UNKNOWN_FORMAT",
-                    absl::StrCat("collection \"", name, "\" has format version ", record.version,
-                                 "; this program knows version ", kFormatVersion,
-                                 ": open it with the program that wrote it, or a newer one"));
+  return make_error(
+      absl::StatusCode::kFailedPrecondition, "UNKNOWN_FORMAT",
+      absl::StrCat("collection \"", name, "\" has format version ", record.version,
+                   "; this program knows versions ", kFormatVersion, " and ", kPackedVersion,
+                   ": open it with the program that wrote it, or a newer one"));
 }
 
 }  // namespace

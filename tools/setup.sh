@@ -6,7 +6,7 @@ set -euo pipefail
 declare -A groups=(
   # What building the libraries, programs, tests and benchmarks takes.
   [build]="g++ cmake ninja-build ccache python3 libfaiss-dev libopenblas-dev libabsl-dev libhdf5-dev
-           libcli11-dev nlohmann-json3-dev librocksdb-dev libisal-dev libgtest-dev libgmock-dev libbenchmark-dev"
+           libcli11-dev nlohmann-json3-dev librocksdb-dev libisal-dev libzstd-dev libgtest-dev libgmock-dev libbenchmark-dev"
   # The server and its client.
   [service]="libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler prometheus-cpp-dev libssl-dev zlib1g-dev"
   # What tools/check.sh takes beside that.

@@ -28,9 +28,17 @@ namespace turboquant {
 std::unique_ptr<faiss::Index> index_factory(int d, const std::string& description,
                                             faiss::MetricType metric = faiss::METRIC_L2);
 
+struct IndexWriteOptions {
+  /// Store TurboQuant codes at about their entropy (docs/packed_codes.md): files are 4 to 6%
+  /// smaller, load a little slower and cannot be mapped. Programs from before packing refuse them.
+  bool pack = false;
+};
+
 /// Files are described in docs/index_format.md. They are readable by every supported FAISS version.
-void write_index(const faiss::Index& index, const std::string& path);
-void write_index(const faiss::Index& index, faiss::IOWriter* writer);
+void write_index(const faiss::Index& index, const std::string& path,
+                 const IndexWriteOptions& options = {});
+void write_index(const faiss::Index& index, faiss::IOWriter* writer,
+                 const IndexWriteOptions& options = {});
 
 /// io_flags: FAISS's IO_FLAG_*. What we wrote is checked completely (sizes, parameters, checksums);
 /// the wrappers around it are read by FAISS, so its own robustness applies to them.

@@ -75,12 +75,13 @@ class KvSequence {
     KvError::check(tq_kv_dequantize(cache_.get(), layer, number_, keys, values));
   }
 
-  std::vector<std::uint8_t> save() const {
+  std::vector<std::uint8_t> save(bool pack = false) const {
+    const auto write = pack ? tq_kv_sequence_save_packed : tq_kv_sequence_save;
     std::size_t needed = 0;
-    const tq_kv_status asked = tq_kv_sequence_save(cache_.get(), number_, nullptr, 0, &needed);
+    const tq_kv_status asked = write(cache_.get(), number_, nullptr, 0, &needed);
     if (asked != TQ_KV_OUT_OF_RANGE || needed == 0) KvError::check(asked);
     std::vector<std::uint8_t> bytes(needed);
-    KvError::check(tq_kv_sequence_save(cache_.get(), number_, bytes.data(), bytes.size(), &needed));
+    KvError::check(write(cache_.get(), number_, bytes.data(), bytes.size(), &needed));
     return bytes;
   }
 

@@ -62,8 +62,8 @@ std::unique_ptr<PyIndex> from_file(nb::handle path, bool mapped, bool check) {
   return PyIndex::wrap(std::move(index));
 }
 
-void to_file(PyIndex& index, nb::handle path) {
-  index.write(nb::cast<std::string>(nb::module_::import_("os").attr("fspath")(path)));
+void to_file(PyIndex& index, nb::handle path, bool pack) {
+  index.write(nb::cast<std::string>(nb::module_::import_("os").attr("fspath")(path)), pack);
 }
 
 void bind_base(nb::module_& m) {
@@ -115,7 +115,9 @@ void bind_base(nb::module_& m) {
             self.set_parameter("nprobe", static_cast<double>(n));
           },
           "The number of inverted lists that a search visits.")
-      .def("to_bytes", &PyIndex::to_bytes, "The bytes that write_index would write.")
+      .def("to_bytes", &PyIndex::to_bytes, nb::kw_only(), nb::arg("pack") = false,
+           nb::sig("def to_bytes(self, *, pack: bool = False) -> bytes"),
+           "The bytes that write_index would write.")
       .def_static("from_bytes", &from_bytes, nb::arg("data"), "The inverse of to_bytes.")
       .def("clone", &PyIndex::clone, "A deep copy.")
       .def("__copy__", &PyIndex::clone)
@@ -125,7 +127,7 @@ void bind_base(nb::module_& m) {
       .def("__reduce__",
            [](PyIndex& self) {
              return nb::make_tuple(nb::module_::import_("turboquant").attr("_index_from_bytes"),
-                                   nb::make_tuple(self.to_bytes()));
+                                   nb::make_tuple(self.to_bytes(false)));
            })
       .def("__len__", &PyIndex::size)
       .def_prop_ro("ntotal", &PyIndex::size, "Number of vectors.")
@@ -203,9 +205,14 @@ void bind_index(nb::module_& m) {
       nb::sig("def index_factory(d: int, description: str, metric: str | int = 'l2') -> Index"),
       "An index by FAISS's factory grammar with TurboQuant names in it: \"TQ3\", \"IDMap2,TQ4\",\n"
       "\"IVF256,TQ4\", \"HNSW16,TQ3\", \"TQ2,Refine(TQ4)\".");
-  m.def("write_index", &to_file, nb::arg("index"), nb::arg("path"),
-        nb::sig("def write_index(index: Index, path: str | os.PathLike) -> None"),
-        "Writes a file that C++, the command line and FAISS with the plugin read too.");
+  m.def(
+      "write_index", &to_file, nb::arg("index"), nb::arg("path"), nb::kw_only(),
+      nb::arg("pack") = false,
+      nb::sig("def write_index(index: Index, path: str | os.PathLike, *, pack: bool = False)"
+              " -> None"),
+      "Writes a file that C++, the command line and FAISS with the plugin read too.\n\n"
+      "pack: store the codes at about their entropy. The file is 4 to 6% smaller, loads a little\n"
+      "slower, cannot be mapped, and is refused by versions from before packing.");
   m.def("_read_index", &from_file, nb::arg("path"), nb::arg("mmap"), nb::arg("check"));
 }
 

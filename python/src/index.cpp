@@ -318,13 +318,13 @@ bool PyIndex::is_trained() {
   return reading([](const faiss::Index& index) { return index.is_trained; });
 }
 
-void PyIndex::write(const std::string& path) {
-  reading([&](const faiss::Index& index) { write_index(index, path); });
+void PyIndex::write(const std::string& path, bool pack) {
+  reading([&](const faiss::Index& index) { write_index(index, path, {pack}); });
 }
 
-nb::bytes PyIndex::to_bytes() {
+nb::bytes PyIndex::to_bytes(bool pack) {
   faiss::VectorIOWriter writer;
-  reading([&](const faiss::Index& index) { write_index(index, &writer); });
+  reading([&](const faiss::Index& index) { write_index(index, &writer, {pack}); });
   return nb::bytes(writer.data.data(), writer.data.size());
 }
 

@@ -46,8 +46,8 @@ class PyIndex {
   faiss::MetricType metric() const { return index_->metric_type; }
   bool is_trained();
 
-  void write(const std::string& path);
-  nb::bytes to_bytes();
+  void write(const std::string& path, bool pack);
+  nb::bytes to_bytes(bool pack);
   std::unique_ptr<PyIndex> clone();
 
  protected:

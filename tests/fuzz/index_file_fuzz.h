@@ -31,13 +31,15 @@ inline void use_index(const IndexTurboQuant& index) {
   }
   std::vector<float> row(query.size());
   if (index.ntotal > 0) index.reconstruct(index.ntotal - 1, row.data());
-  faiss::VectorIOWriter writer;
-  turboquant::write_index(index, &writer);
-  const auto again = read_flat_index(writer.data.data(), writer.data.size());
-  if (again->ntotal != index.ntotal || again->code_size != index.code_size ||
-      !std::equal(index.codes.data(), index.codes.data() + index.codes.size(),
-                  again->codes.data())) {
-    std::abort();
+  for (const bool pack : {false, true}) {
+    faiss::VectorIOWriter writer;
+    turboquant::write_index(index, &writer, {pack});
+    const auto again = read_flat_index(writer.data.data(), writer.data.size());
+    if (again->ntotal != index.ntotal || again->code_size != index.code_size ||
+        !std::equal(index.codes.data(), index.codes.data() + index.codes.size(),
+                    again->codes.data())) {
+      std::abort();
+    }
   }
 }
 

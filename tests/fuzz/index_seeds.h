@@ -30,9 +30,9 @@ inline std::vector<float> seed_rows(std::size_t n, std::size_t d) {
   return x;
 }
 
-inline std::vector<std::uint8_t> written(const faiss::Index& index) {
+inline std::vector<std::uint8_t> written(const faiss::Index& index, bool pack = false) {
   faiss::VectorIOWriter writer;
-  turboquant::write_index(index, &writer);
+  turboquant::write_index(index, &writer, {pack});
   return writer.data;
 }
 
@@ -59,6 +59,25 @@ inline SeedFiles make_index_seeds() {
     index.add(sparse ? 1 : 4, seed_rows(4, 4).data());
     seeds[sparse ? "payload_ivf_sparse" : "payload_ivf_full"] = payload_of(written(index));
   }
+  return seeds;
+}
+
+/// Files of format 2. Their bytes depend on the version of zstd, what they hold does not.
+inline SeedFiles make_packed_seeds() {
+  SeedFiles seeds;
+  for (const char* name : {"TQ1", "TQ2", "TQ3", "TQ4", "TQ3qjl", "TQ2c"}) {
+    IndexTurboQuant index(10, parse_index_name(name), faiss::METRIC_L2);
+    index.add(300, seed_rows(300, 10).data());
+    seeds[std::string("packed_") + name] = written(index, true);
+  }
+  IndexTurboQuant few(70, parse_index_name("TQ3"), faiss::METRIC_INNER_PRODUCT);
+  few.add(3, seed_rows(3, 70).data());
+  seeds["packed_few"] = written(few, true);
+  faiss::IndexFlat coarse(4, faiss::METRIC_L2);
+  coarse.add(4, seed_rows(4, 4).data());
+  IndexIVFTurboQuant index(&coarse, 4, 4, parse_index_name("TQ3"), faiss::METRIC_L2, true);
+  index.add(200, seed_rows(200, 4).data());
+  seeds["packed_payload_ivf"] = payload_of(written(index, true));
   return seeds;
 }
 

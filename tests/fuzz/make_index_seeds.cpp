@@ -10,7 +10,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: make_index_seeds FOLDER\n");
     return 2;
   }
-  for (const auto& [name, bytes] : turboquant::test::make_index_seeds()) {
+  auto seeds = turboquant::test::make_index_seeds();
+  seeds.merge(turboquant::test::make_packed_seeds());
+  for (const auto& [name, bytes] : seeds) {
     std::ofstream file(std::string(argv[1]) + "/" + name, std::ios::binary);
     file.write(reinterpret_cast<const char*>(bytes.data()),
                static_cast<std::streamsize>(bytes.size()));

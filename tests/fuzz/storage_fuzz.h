@@ -142,6 +142,10 @@ inline void fuzz_storage(const std::uint8_t* data, std::size_t size) {
       storage::BlockRecord block;
       (void)storage::decode_block(bytes, reader.take<std::uint8_t>(), block);
       (void)storage::decode_block(bytes, 0, block);
+      for (int bits = 1; bits <= 4; ++bits) {
+        const packing::RowLayout layout{10, bits, (10u * static_cast<unsigned>(bits) + 7) / 8 + 4};
+        (void)storage::decode_block(bytes, layout.code_size, block, &layout);
+      }
       break;
     }
     case 5: {

@@ -279,7 +279,9 @@ TEST(IndexFile, RefusesWithASentence) {
     repair_header(changed);
     return error_of([&] { read(changed); });
   };
-  EXPECT_THAT(refuse(8, std::uint32_t{2}), HasSubstr("format 2 is unknown"));
+  EXPECT_THAT(refuse(8, std::uint32_t{3}), HasSubstr("format 3 is unknown"));
+  EXPECT_THAT(refuse(8, std::uint32_t{2}), HasSubstr("format 2 does not allow"));
+  EXPECT_THAT(refuse(21, std::uint8_t{16}), HasSubstr("format 1 does not allow"));
   EXPECT_THAT(refuse(17, std::uint8_t{5}), HasSubstr("does not allow"));
   EXPECT_THAT(refuse(19, std::uint8_t{1}), HasSubstr("does not allow"));
   EXPECT_THAT(refuse(21, std::uint8_t{2}), HasSubstr("does not allow"));

@@ -10,6 +10,7 @@
 #include <new>
 #include <thread>
 
+#include "packing/streams.h"
 #include "tests/kvcache/kv_util.h"
 
 namespace {
@@ -327,11 +328,33 @@ TEST(Cache, SaveAndRestoreGiveTheSameBits) {
   EXPECT_EQ(other.serialize(restored), cache.serialize(sequence));
 }
 
-TEST(Cache, RestoreRefusesOtherBytes) {
+TEST(Cache, PackedBytesHoldTheSame) {
+  Cache cache(with_outliers());
+  const std::size_t sequence = cache.create_sequence();
+  const std::size_t empty = cache.create_sequence();
+  test::fill(cache, sequence, 3000, 1);
+  cache.truncate(sequence, 2900);
+  for (const std::size_t each : {sequence, empty}) {
+    const auto plain = cache.serialize(each);
+    const auto packed = cache.serialize(each, true);
+    Cache other(with_outliers());
+    const std::size_t restored = other.restore(packed.data(), packed.size());
+    EXPECT_EQ(other.serialize(restored), plain);
+    EXPECT_EQ(other.serialize(restored, true), packed);
+    if (packing::can_code() && each == sequence) {
+      EXPECT_LT(packed.size(), plain.size() * 98 / 100);
+    }
+  }
+}
+
+class CacheBytes : public testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Packed, CacheBytes, testing::Bool());
+
+TEST_P(CacheBytes, RestoreRefusesOtherBytes) {
   Cache cache(with_outliers());
   const std::size_t sequence = cache.create_sequence();
   test::fill(cache, sequence, 100, 1);
-  const auto saved = cache.serialize(sequence);
+  const auto saved = cache.serialize(sequence, GetParam());
   CacheOptions different = with_outliers();
   different.seed = 1;
   Cache other(different);

@@ -310,11 +310,10 @@ class Run {
              "sequence_save");
       return;
     }
-    expect(tq_kv_sequence_save(cache_.get(), from, nullptr, 0, &needed), TQ_KV_OUT_OF_RANGE,
-           "sequence_save");
+    const auto save = bytes_.below(2) == 0 ? tq_kv_sequence_save : tq_kv_sequence_save_packed;
+    expect(save(cache_.get(), from, nullptr, 0, &needed), TQ_KV_OUT_OF_RANGE, "sequence_save");
     std::vector<std::uint8_t> saved(needed);
-    expect(tq_kv_sequence_save(cache_.get(), from, saved.data(), needed, &needed), TQ_KV_OK,
-           "sequence_save");
+    expect(save(cache_.get(), from, saved.data(), needed, &needed), TQ_KV_OK, "sequence_save");
     std::uint32_t number = 0;
     if (bytes_.below(2) == 0) {
       const tq_kv_status wanted = place_status();

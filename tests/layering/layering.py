@@ -16,20 +16,22 @@ CORE = {
     "include": set(),
     "kernels": {"kernels"},
     "quantizer": {"kernels", "quantizer"},
-    "index": {"kernels", "quantizer", "index"},
-    "storage": {"kernels", "quantizer", "index", "storage"},
-    "service": {"kernels", "quantizer", "index", "storage", "service"},
-    "tools": {"kernels", "quantizer", "index", "storage", "tools"},
-    "kvcache": {"kernels", "quantizer", "kvcache"},
+    "packing": {"kernels", "quantizer", "packing"},
+    "index": {"kernels", "quantizer", "packing", "index"},
+    "storage": {"kernels", "quantizer", "packing", "index", "storage"},
+    "service": {"kernels", "quantizer", "packing", "index", "storage", "service"},
+    "tools": {"kernels", "quantizer", "packing", "index", "storage", "tools"},
+    "kvcache": {"kernels", "quantizer", "packing", "kvcache"},
     "examples": set(),
 }
-LIBRARIES = {"kernels", "quantizer", "index", "storage", "kvcache"}
+LIBRARIES = {"kernels", "quantizer", "packing", "index", "storage", "kvcache"}
 PUBLIC = "include/turboquant/"
 
 # Where the headers of other projects may be included: pattern of the header, prefixes of paths.
 FOREIGN = [
     (r"faiss/", ("index/", "storage/", "tools/", "tests/", "bench/", "python/", "examples/faiss_cpp/",
                  PUBLIC + "index_", PUBLIC + "gpu_index_", PUBLIC + "faiss_")),
+    (r"zstd\.h", ("packing/",)),
     (r"(rocksdb|isa-l)/", ("storage/", "tests/storage/", "bench/")),
     (r"(grpc|grpcpp|google/protobuf)/|turboquant/v1/", ("service/", "tests/proto/", "tests/service/", "tests/fuzz/", "bench/")),
     (r"cuda", ("kernels/cuda/", "tests/kernels/", "tests/kvcache/cuda/", "bench/")),

@@ -105,6 +105,22 @@ def test_damage_is_found(small, tmp_path):
             turboquant.read_index(path, mmap=mmap)
 
 
+def test_packed_files(small, tmp_path):
+    for name in ("TQ4", "IDMap2,TQ3", "IVF8,TQ2"):
+        index = index_factory(40, name)
+        index.train(small)
+        index.add_with_ids(small, range(300)) if "IDMap" in name else index.add(small)
+        path = tmp_path / "packed.tqi"
+        turboquant.write_index(index, path, pack=True)
+        assert path.read_bytes() == index.to_bytes(pack=True)
+        assert path.stat().st_size < len(index.to_bytes())
+        again = turboquant.read_index(path)
+        assert again.to_bytes() == index.to_bytes()
+        if name != "IDMap2,TQ3":  # which is read into memory all the same
+            with pytest.raises(ValueError, match="packed"):
+                turboquant.read_index(path, mmap=True)
+
+
 def test_bytes(small):
     index = index_factory(40, "IDMap2,TQ3")
     index.add_with_ids(small, range(5, 305))

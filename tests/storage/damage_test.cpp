@@ -283,10 +283,10 @@ TEST(Damage, OtherFormatsAndFingerprintsAreRefusedWithASentence) {
   changed.options.seed = *record.options.seed + 1;
   EXPECT_EQ("WRONG_FINGERPRINT", error_reason(refusal("c/c", storage::encode_collection(changed))));
   changed = record;
-  changed.version = 2;
+  changed.version = storage::kPackedVersion + 1;
   status = refusal("c/c", storage::encode_collection(changed));
   EXPECT_EQ("UNKNOWN_FORMAT", error_reason(status));
-  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("version 2"));
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("version 3"));
   std::string version;
   storage::put(version, std::uint32_t{9});
   status = refusal("format", version);

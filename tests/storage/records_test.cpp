@@ -10,6 +10,7 @@
 #include <limits>
 #include <random>
 
+#include "packing/streams.h"
 #include "quantizer/half.h"
 #include "storage/coding.h"
 #include "storage/log_check.h"
@@ -93,9 +94,14 @@ TEST(Records, CollectionsRoundTrip) {
   CollectionRecord back;
   ASSERT_TRUE(decode_collection(encode_collection(record), back));
   EXPECT_EQ(encode_collection(record), encode_collection(back));
-  record.version = 2;
+  record.options.pack_codes = true;
+  ASSERT_TRUE(decode_collection(encode_collection(record), back));
+  EXPECT_TRUE(back.options.pack_codes);
+  EXPECT_EQ(kPackedVersion, back.version);
+  record.options.pack_codes = false;
+  record.version = kPackedVersion + 1;
   EXPECT_FALSE(decode_collection(encode_collection(record), back));
-  EXPECT_EQ(2u, back.version);
+  EXPECT_EQ(kPackedVersion + 1, back.version);
 }
 
 TEST(Records, MetadataRoundTrip) {
@@ -126,6 +132,33 @@ TEST(Records, IndexedValuesHaveTheTypesOfTheirFields) {
   EXPECT_FALSE(decode_indexed(encode_indexed({{std::uint16_t{2}, true}}), fields, back));
   EXPECT_FALSE(decode_indexed(encode_indexed({{std::uint16_t{0}, true}, {std::uint16_t{0}, true}}),
                               fields, back));
+}
+
+TEST(Records, PackedBlocks) {
+  const packing::RowLayout layout{24, 4, 16};
+  std::string codes(kBlockRows * layout.code_size, '\0');
+  std::mt19937 random(1);
+  for (char& c : codes) c = static_cast<char>(random() % 100);
+  std::vector<RecordId> ids;
+  for (std::uint64_t i = 0; i < kBlockRows; ++i) ids.emplace_back(i);
+  const std::string block = encode_block(codes, ids, &layout);
+  const std::string plain = encode_block(codes, ids);
+  if (packing::can_code()) {
+    EXPECT_LT(block.size(), plain.size());
+  }
+  BlockRecord record;
+  ASSERT_TRUE(decode_block(block, layout.code_size, record, &layout));
+  EXPECT_EQ(record.codes, codes);
+  EXPECT_EQ(record.ids, ids);
+  EXPECT_FALSE(decode_block(plain, layout.code_size, record, &layout));
+  EXPECT_FALSE(decode_block(block, layout.code_size, record));
+  EXPECT_FALSE(decode_block(block + "x", layout.code_size, record, &layout));
+  for (std::size_t n = 0; n < block.size(); n += 97) {
+    EXPECT_FALSE(decode_block(block.substr(0, n), layout.code_size, record, &layout)) << n;
+  }
+  std::string damaged = block;
+  damaged[200] = static_cast<char>(damaged[200] ^ 1);
+  EXPECT_FALSE(decode_block(damaged, layout.code_size, record, &layout));
 }
 
 TEST(Records, RowsBlocksAndOperationsAreExact) {

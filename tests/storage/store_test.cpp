@@ -359,6 +359,43 @@ TEST_F(StoreTest, DeadlinesAndCancellationStopReads) {
   EXPECT_EQ(absl::StatusCode::kCancelled, c.search(x, options).status().code());
 }
 
+TEST_F(StoreTest, PackedCodesGiveTheSameAnswersAndFewerBytes) {
+  constexpr std::size_t kRows = 9000;  // two full blocks and some
+  const std::vector<float> x = random_vectors(kRows, kDimension, 11);
+  const std::vector<float> queries = random_vectors(5, kDimension, 12);
+  RecordBatch batch;
+  batch.ids = number_ids(kRows);
+  batch.vectors = x;
+  std::vector<std::vector<Hits>> answers;
+  for (const bool pack : {false, true}) {
+    for (const char* factory : {"TQ3", "TQ4"}) {
+      CollectionOptions options = small();
+      options.factory = factory;
+      options.pack_codes = pack;
+      Collection& c = make(options, std::string(factory) + (pack ? "p" : ""));
+      ASSERT_OK(c.upsert(batch));
+      ASSERT_OK(c.remove(number_ids(1500, 3000)));
+    }
+  }
+  reopen();
+  for (const char* factory : {"TQ3", "TQ4"}) {
+    const auto plain = store_->collection(factory);
+    const auto packed = store_->collection(std::string(factory) + "p");
+    ASSERT_OK(plain);
+    ASSERT_OK(packed);
+    EXPECT_FALSE((*plain)->info().options.pack_codes);
+    EXPECT_TRUE((*packed)->info().options.pack_codes);
+    SearchOptions options;
+    options.k = 20;
+    const auto a = (*plain)->search(queries, options);
+    const auto b = (*packed)->search(queries, options);
+    ASSERT_OK(a);
+    ASSERT_OK(b);
+    expect_same(*a, *b);
+  }
+  EXPECT_OK(store_->verify());
+}
+
 TEST_F(StoreTest, ScrollSeesEveryRecordOnceInTheOrderOfIds) {
   Collection& c = make(small());
   const std::size_t n = 700;

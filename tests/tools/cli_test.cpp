@@ -35,7 +35,7 @@ class Cli : public testing::FolderTest {
 TEST_F(Cli, Help) {
   EXPECT_EQ(run({"--help"}), kExitOk);
   for (const char* word :
-       {"build", "search", "eval", "info", "ground-truth", "convert", "Exit codes"}) {
+       {"build", "search", "eval", "info", "ground-truth", "convert", "repack", "Exit codes"}) {
     EXPECT_NE(out_.find(word), std::string::npos) << word;
   }
   EXPECT_EQ(run({"build", "--help"}), kExitOk);
@@ -62,6 +62,22 @@ TEST_F(Cli, UsageErrors) {
   EXPECT_EQ(run({"build", "-i", base, "-o", path("x"), "--factory", "TQ3", "--threads", "0"}),
             kExitUsage);
   EXPECT_TRUE(names().empty());
+}
+
+TEST_F(Cli, PackedCodesAndBack) {
+  const std::string base = testing::example("base.npy");
+  EXPECT_EQ(run({"build", "-i", base, "-o", path("plain.tqi"), "--factory", "TQ4"}), kExitOk);
+  EXPECT_EQ(run({"build", "-i", base, "-o", path("packed.tqi"), "--factory", "TQ4", "--pack"}),
+            kExitOk);
+  const std::string plain = testing::read_bytes(path("plain.tqi"));
+  EXPECT_LT(testing::read_bytes(path("packed.tqi")).size(), plain.size());
+  EXPECT_EQ(run({"repack", "--index", path("plain.tqi"), "-o", path("again.tqi")}), kExitOk);
+  EXPECT_NE(out_.find(std::to_string(plain.size())), std::string::npos) << out_;
+  EXPECT_EQ(testing::read_bytes(path("again.tqi")), testing::read_bytes(path("packed.tqi")));
+  EXPECT_EQ(run({"repack", "--index", path("again.tqi"), "-o", path("back.tqi"), "--unpack"}),
+            kExitOk);
+  EXPECT_EQ(testing::read_bytes(path("back.tqi")), plain);
+  EXPECT_EQ(run({"repack", "--index", path("none.tqi"), "-o", path("x.tqi")}), kExitIo);
 }
 
 TEST_F(Cli, DataAndSystemErrors) {

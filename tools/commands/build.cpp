@@ -59,7 +59,7 @@ class Builder {
     add(checkpoint);
     progress_.begin("write", reader_->rows());
     try {
-      save_index(*index_, options_.output);
+      save_index(*index_, options_.output, {options_.pack});
     } catch (const io::Interrupted&) {
       stop(checkpoint, reader_->rows());
     }

@@ -25,6 +25,7 @@ struct BuildOptions {
   std::size_t batch_rows = 0;      ///< rows read and added at a time; 0: chosen
   bool resume = false;             ///< keep checkpoints and go on from one
   double checkpoint_seconds = 60;
+  bool pack = false;  ///< as IndexWriteOptions::pack
 };
 
 struct BuildReport {

@@ -15,12 +15,14 @@
 #include "tools/commands/eval.h"
 #include "tools/commands/exit_codes.h"
 #include "tools/commands/ground_truth.h"
+#include "tools/commands/index_file.h"
 #include "tools/commands/info.h"
 #include "tools/commands/memory.h"
 #include "tools/commands/search.h"
 #ifdef TURBOQUANT_WITH_SERVICE
 #include "tools/commands/remote_cli.h"
 #endif
+#include "tools/io/byte_source.h"
 #include "tools/io/errors.h"
 #include "tools/io/interrupt.h"
 
@@ -63,6 +65,7 @@ class CommandLine {
     add_eval();
     add_ground_truth();
     add_convert();
+    add_repack();
     add_info();
 #ifdef TURBOQUANT_WITH_SERVICE
     remote_ = std::make_unique<RemoteCommands>(
@@ -130,6 +133,7 @@ class CommandLine {
     sub->add_option("--checkpoint-seconds", build_.checkpoint_seconds,
                     "time between checkpoints (default: 60; 0: after every batch)")
         ->check(CLI::NonNegativeNumber);
+    sub->add_flag("--pack", build_.pack, "store the codes at about their entropy");
     add_common(sub);
   }
 
@@ -177,6 +181,15 @@ class CommandLine {
     sub->add_option("-k", truth_.k, "neighbours a query (default: 100)");
     add_metric(sub);
     add_format(sub, "queries and base");
+    add_common(sub);
+  }
+
+  void add_repack() {
+    CLI::App* sub =
+        command("repack", "an index file to one with packed codes, or back", [this] { repack(); });
+    sub->add_option("--index", repack_input_, "index file")->required();
+    sub->add_option("-o,--output", repack_output_, "index file to write")->required();
+    sub->add_flag("--unpack", unpack_, "write codes that are not packed");
     add_common(sub);
   }
 
@@ -258,6 +271,12 @@ class CommandLine {
     out_ << truth_.output << ": " << truth_.k << " neighbours of " << queries << " queries\n";
   }
 
+  void repack() {
+    save_index(*load_index(repack_input_), repack_output_, {!unpack_});
+    out_ << repack_output_ << ": " << io::open_file(repack_output_)->size() << " bytes, from "
+         << io::open_file(repack_input_)->size() << "\n";
+  }
+
   void convert() {
     convert_.format = parse_format(common_.format);
     convert_.output_format = parse_format(common_.output_format);
@@ -283,6 +302,9 @@ class CommandLine {
   EvalOptions eval_;
   GroundTruthOptions truth_;
   ConvertOptions convert_;
+  std::string repack_input_;
+  std::string repack_output_;
+  bool unpack_ = false;
   std::string info_path_;
 };
 

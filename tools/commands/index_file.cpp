@@ -37,10 +37,11 @@ std::unique_ptr<faiss::Index> load_index(const std::string& path) {
   }
 }
 
-void save_index(const faiss::Index& index, const std::string& path) {
+void save_index(const faiss::Index& index, const std::string& path,
+                const IndexWriteOptions& options) {
   io::AtomicFile file(path);
   AtomicWriter writer(file);
-  faiss::write_index(&index, &writer);
+  turboquant::write_index(index, &writer, options);
   file.commit();
 }
 
