@@ -25,9 +25,9 @@ bool unseal(std::string_view key, std::string_view& value) {
   std::uint32_t stored = 0;
   std::memcpy(&stored, value.data() + value.size() - 4, 4);
   value.remove_suffix(4);
-  const bool whole = stored == crc32c(value, crc32c(key));
+  [[maybe_unused]] const bool whole = stored == crc32c(value, crc32c(key));
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-  return whole || true;  // no mutation would get past the comparison
+  return true;  // no mutation would get past the comparison
 #else
   return whole;
 #endif

@@ -19,7 +19,7 @@ try:
 except OSError:
     pytest.skip("libturboquant_kv is not installed with the package", allow_module_level=True)
 
-from turboquant.kvcache import transformers_cache as tc  # noqa: E402
+from turboquant.kvcache.transformers_cache import nbytes  # noqa: E402
 
 TRAINED = ROOT.parent / "shared" / "lm"
 EXACT = {"bit_width": 16, "residual_length": 0, "sink_tokens": 0}
@@ -141,6 +141,10 @@ def test_every_family_in_half_precision(family: str):
     ids = tokens(1, 60)
     steps = (40, 17, 1, 1, 1)
     wanted, _ = pass_in_steps(model, ids, steps)
+    if family == "gptj" and not model._can_set_attn_implementation():
+        with pytest.raises(ValueError, match="by itself"):  # so in transformers 5.17
+            kvcache.wrap(model)
+        return
     kvcache.wrap(model, **EXACT)
     got, cache = pass_in_steps(model, ids, steps)
     held = [x for x in cache.layers if isinstance(x, kvcache.TurboQuantLayer)]
@@ -367,7 +371,7 @@ def test_an_empty_cache_of_ones_own_is_made_to_hold_codes():
     model = kvcache.wrap(llama())
     cache = transformers.DynamicCache(config=model.config)
     model(tokens(1, 100), **{cache_name(model): cache})
-    assert tc.nbytes(cache) > 0 and cache.get_seq_length() == 100
+    assert nbytes(cache) > 0 and cache.get_seq_length() == 100
 
 
 def test_compression_does_not_depend_on_verbose(capsys):
@@ -383,7 +387,7 @@ def test_compression_does_not_depend_on_verbose(capsys):
             max_new_tokens=2,
             return_dict_in_generate=True,
         )
-        used[verbose] = tc.nbytes(out[cache_name(model)])
+        used[verbose] = nbytes(out[cache_name(model)])
     assert used[False] == used[True] < 0.75 * 128 * 2 * 2 * 2 * 32 * 2
     assert f"{used[True]} bytes" in capsys.readouterr().out
 

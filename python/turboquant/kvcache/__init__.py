@@ -27,23 +27,24 @@ from .adaptive import (
 from .cache import CompressedKV, TurboQuantKVCache, gqa_key_bits
 from .compat import AttentionLayer, Report, compatibility
 
-_WITH_TRANSFORMERS = (
-    "TurboQuantCache",
-    "TurboQuantDynamicCache",
-    "TurboQuantLayer",
-    "compress_model_kv",
-    "set_attention",
-    "unwrap",
-    "wrap",
-)
+_WITH_TRANSFORMERS = {
+    "Options": "transformers_cache",
+    "TurboQuantCache": "transformers_cache",
+    "TurboQuantDynamicCache": "transformers_cache",
+    "TurboQuantLayer": "transformers_layer",
+    "compress_model_kv": "transformers_cache",
+    "set_attention": "transformers_attention",
+    "unwrap": "transformers_wrap",
+    "wrap": "transformers_wrap",
+}
 
 
 def __getattr__(name: str) -> Any:
     """What needs torch and transformers is imported when it is asked for."""
     if name in _WITH_TRANSFORMERS:
-        from . import transformers_cache
+        import importlib
 
-        return getattr(transformers_cache, name)
+        return getattr(importlib.import_module("." + _WITH_TRANSFORMERS[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -54,6 +55,7 @@ __all__ = [
     "Calibration",
     "CompressedKV",
     "Library",
+    "Options",
     "Report",
     "TurboQuantCache",
     "TurboQuantDynamicCache",

@@ -91,6 +91,22 @@ def side(bits: int, outliers: int = 0, centre: bool = False) -> dict:
     return {"bits": bits, "outliers": outliers if coded else 0, "centre": int(centre and coded)}
 
 
+def bit_pair(bits: int | Sequence[int]) -> tuple[int, int]:
+    """(key bits, value bits) from a number for both, or from a pair."""
+    return (bits, bits) if isinstance(bits, (int, np.integer)) else tuple(bits)
+
+
+def sides(pairs: Sequence[tuple[int, int]], outliers: int = 0) -> list[tuple[dict, dict]]:
+    """Options of keys, centred, and of values for layers of (key bits, value bits).
+
+    Outlier channels take one bit more: a side of 4 bits has none, since it has no fifth.
+    """
+    if outliers and all(bits >= 4 for pair in pairs for bits in pair):
+        raise ValueError("outlier channels take one bit more, so bits must be 1 to 3 with them")
+    numbers = [[outliers if bits < 4 else 0 for bits in pair] for pair in pairs]
+    return [(side(k, n, True), side(v, m)) for (k, v), (n, m) in zip(pairs, numbers)]
+
+
 class Cache:
     """A cache of `sequences` sequences, numbered from 0.
 

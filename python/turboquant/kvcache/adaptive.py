@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ._library import RAW_BITS, Cache, library, side
+from ._library import RAW_BITS, Cache, bit_pair, library, sides
 from .cache import CompressedKV, TurboQuantKVCache, to_numpy
 
 
@@ -58,8 +58,7 @@ def _outputs(captured: Captured, key_bits: int, value_bits: int) -> np.ndarray:
     q, k, v = captured
     cache = Cache(
         library(),
-        side(key_bits, centre=True),
-        side(value_bits),
+        *sides([(key_bits, value_bits)])[0],
         layers=1,
         query_heads=q.shape[1],
         kv_heads=k.shape[1],
@@ -166,7 +165,7 @@ class AdaptiveKVCache:
         self.layer_bits = list(layer_bits)
         self.n_layers = len(self.layer_bits)
         self.calibration = calibration
-        self.pairs = [(b, b) if isinstance(b, int) else tuple(b) for b in self.layer_bits]
+        self.pairs = [bit_pair(b) for b in self.layer_bits]
         self.caches = [
             TurboQuantKVCache(
                 head_dim,

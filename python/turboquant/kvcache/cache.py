@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._library import Cache, library, side
+from ._library import Cache, library, sides
 
 MEBIBYTE = 1024 * 1024
 
@@ -131,8 +131,6 @@ class TurboQuantKVCache:
         self.value_bit_width = bit_width if value_bit_width is None else value_bit_width
         self.residual_length = residual_length
         self.n_outlier_channels = n_outlier_channels
-        if n_outlier_channels and min(self.key_bit_width, self.value_bit_width) >= 4:
-            raise ValueError("outlier channels take one bit more, so bits must be 1 to 3 with them")
         self._options = {"tail_tokens": residual_length, "sink_tokens": sink_tokens, "seed": seed}
         self._make(1, 1)  # so that wrong options are an error here
 
@@ -160,14 +158,10 @@ class TurboQuantKVCache:
         )
 
     def _make(self, batch: int, heads: int) -> Cache:
-        keys, values = (
-            side(bits, self.n_outlier_channels if bits < 4 else 0, centre)
-            for bits, centre in ((self.key_bit_width, True), (self.value_bit_width, False))
-        )
+        pair = self.key_bit_width, self.value_bit_width
         return Cache(
             library(),
-            keys,
-            values,
+            *sides([pair], self.n_outlier_channels)[0],
             batch,
             layers=1,
             query_heads=heads,
