@@ -19,13 +19,15 @@ namespace {
 
 constexpr std::size_t kStagingBytes = std::size_t{64} << 20;
 
-/// Runs f; errors of CUDA and of the quantizer become FAISS's.
+/// Runs f; errors of CUDA and of the quantizer become exceptions of FAISS.
 template <class F>
 decltype(auto) translate_cuda_errors(F&& f) {
   try {
     return translate_errors(std::forward<F>(f));
+  } catch (const cuda::OutOfMemory& error) {
+    throw GpuOutOfMemory(error.what(), error.code());
   } catch (const cuda::Error& error) {
-    fail(error.what());
+    throw GpuError(error.what(), error.code());
   }
 }
 
@@ -53,6 +55,8 @@ void deliver(T* to, const T* result, std::size_t n, cuda::StreamPointer stream) 
 }
 
 }  // namespace
+
+int gpu_device_count() { return cuda::device_count(); }
 
 struct GpuIndexTurboQuant::State {
   State(int dimension, const IndexOptions& wanted, faiss::MetricType metric, int wanted_device)
@@ -192,7 +196,7 @@ void GpuIndexTurboQuant::reserve(std::int64_t n) {
 }
 
 std::size_t GpuIndexTurboQuant::device_bytes() const {
-  return state_->rows.capacity() * state_->rows.row_bytes();
+  return state_->rows.capacity() * GpuRows::row_bytes(state_->quantizer.impl());
 }
 
 void GpuIndexTurboQuant::add(std::int64_t n, const float* x) {
@@ -422,7 +426,7 @@ void search_in_parts(int device, const IndexTurboQuant& index, std::int64_t n, c
   const std::size_t size = index.code_size;
   const std::size_t row_bytes = translate_cuda_errors([&] {
     if (device_bytes == 0) device_bytes = cuda::free_memory(device) / 2;
-    return GpuRows(device, index.codec().impl()).row_bytes();
+    return GpuRows::row_bytes(index.codec().impl());
   });
   const std::size_t most = std::max<std::size_t>(64, device_bytes / row_bytes / 64 * 64);
   std::vector<std::uint64_t> mask;

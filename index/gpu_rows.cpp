@@ -44,8 +44,14 @@ GpuRows::GpuRows(int device, const Quantizer::Impl& impl)
       residual_(impl.two_parts()),
       centre_(impl.centred()),
       norm_(impl.options.with_norm),
-      row_bytes_(static_cast<std::size_t>(layout_.stride) +
-                 4 * (1u + (residual_ ? 1u : 0u) + (centre_ ? 1u : 0u) + (norm_ ? 1u : 0u))) {}
+      row_bytes_(row_bytes(impl)) {}
+
+std::size_t GpuRows::row_bytes(const Quantizer::Impl& impl) {
+  const cuda::RowLayout layout(static_cast<int>(impl.options.dimension), impl.options.bits);
+  const std::size_t factors = 1u + (impl.two_parts() ? 1u : 0u) + (impl.centred() ? 1u : 0u) +
+                              (impl.options.with_norm ? 1u : 0u);
+  return static_cast<std::size_t>(layout.stride) + 4 * factors;
+}
 
 GpuRows::Memory GpuRows::allocate(std::size_t n) const {
   Memory memory;

@@ -21,7 +21,8 @@ class GpuRows {
 
   std::size_t size() const { return n_; }
   std::size_t capacity() const { return capacity_; }
-  std::size_t row_bytes() const { return row_bytes_; }
+  /// What a row takes on the device.
+  static std::size_t row_bytes(const Quantizer::Impl& impl);
   cuda::RowPointers at(std::size_t row) const { return pointers_.at(layout_, row); }
 
   /// Throws cuda::OutOfMemory, with all that there was in place, when there is no room.

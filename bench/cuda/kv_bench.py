@@ -1,7 +1,7 @@
 """Attention over the compressed cache on a CUDA device, beside torch's on half precision.
 
 Usage: kv_bench.py libturboquant_kv.so [--shapes 8x32k,1x4k] [--bits 44,33] [--nopeers]
-       [--parts decode,logits,heads,append] [--markdown FILE]
+       [--parts decode,logits,heads,prefill,append] [--markdown FILE]
 
 Times are medians of CUDA-graph replays; every graph goes over so many copies of its inputs that
 they are past the L2 cache several times. All figures of a table are from one run. Needs torch.
@@ -322,6 +322,31 @@ def appends(lib, batch, heads, bits):
     cache.close()
 
 
+def prefill(lib, history, chunk, heads, bits, rows):
+    """A chunk of a prompt against the tokens before it, and itself, one sequence."""
+    q_heads, kv_heads, dim = heads
+    cache = Cache(lib, 1, 1, q_heads, kv_heads, dim, bits, history + chunk + 64, 4, 64)
+    fill(cache, 1, kv_heads, history + chunk, dim)
+    q = torch.empty((1, chunk, q_heads, dim), device="cuda", dtype=torch.float16).normal_()
+    out = torch.empty_like(q)
+    ours = graph_time(lambda i: cache.attend(0, q, out), 1)
+    cache.close()
+    k, v = Inputs(1, kv_heads, history + chunk, dim, 1).pairs[0]
+    turned = q.transpose(1, 2).contiguous()
+    times = {}
+    for name, backend in (
+        ("cuDNN", SDPBackend.CUDNN_ATTENTION),
+        ("flash", SDPBackend.FLASH_ATTENTION),
+    ):
+        # Without the mask: at most history / chunk * 2 + 1 to history / chunk * 2 + 2 of the work.
+        times[name] = sdpa(backend, turned, [(k, v)], 1, q_heads, dim)
+    flops = 4 * q_heads * dim * chunk * (history + chunk / 2)
+    print(f"prefill of {chunk} behind {history // 1024}k, {bits[0]}/{bits[1]} bits: {ours:.0f} us, "
+          f"{flops / ours * 1e-6:.0f} TFLOPS, fp16 cuDNN {times['cuDNN']:.0f} us, "
+          f"flash {times['flash']:.0f} us", flush=True)
+    rows.append((history, chunk, ours, times["cuDNN"], times["flash"]))
+
+
 def name_of(shape):
     batch, tokens = shape
     return f"{batch}x{tokens // 1024}k"
@@ -337,7 +362,7 @@ def main() -> int:
     parser.add_argument("library")
     parser.add_argument("--shapes", default="1x4k,1x32k,8x4k,8x32k,8x128k,32x32k")
     parser.add_argument("--bits", default="44,33")
-    parser.add_argument("--parts", default="decode,logits,heads,append")
+    parser.add_argument("--parts", default="decode,logits,heads,prefill,append")
     parser.add_argument("--markdown")
     parser.add_argument("--nopeers", action="store_true", help="ours alone, for tuning")
     args = parser.parse_args()
@@ -352,7 +377,7 @@ def main() -> int:
     del x
     torch.cuda.empty_cache()
     print(f"{name}, torch {torch.__version__}, reading {read:.0f} GB/s (torch.sum)", flush=True)
-    rows, logit_rows, head_rows = [], [], []
+    rows, logit_rows, head_rows, prefill_rows = [], [], [], []
     if "decode" in parts:
         for shape in shapes:
             decode(lib, shape, (32, 8, 128), bits, rows, not args.nopeers)
@@ -362,6 +387,9 @@ def main() -> int:
     if "heads" in parts:
         for heads in ((32, 8, 64), (32, 8, 256), (8, 8, 128), (64, 8, 128), (128, 8, 128)):
             decode(lib, (8, 32768), heads, [(4, 4)], head_rows)
+    if "prefill" in parts:
+        for history, chunk in ((8192, 512), (32768, 512), (32768, 2048), (131072, 512)):
+            prefill(lib, history, chunk, (32, 8, 128), (4, 4), prefill_rows)
     if "append" in parts:
         appends(lib, 8, (32, 8, 128), (4, 4))
     if args.markdown:

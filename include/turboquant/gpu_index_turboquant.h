@@ -10,20 +10,37 @@
 //
 // Any number of threads may call const methods at once; searches then wait for one another. add,
 // remove_ids, reset and set_stream need the index to themselves. Every failure is a
-// faiss::FaissException; one of CUDA names the call and the device. Where the device's memory does
-// not suffice, the message says how many bytes are needed, and the index is unchanged.
+// faiss::FaissException; one of CUDA is a GpuError, which names the call and the device. Where the
+// device's memory does not suffice it is a GpuOutOfMemory, whose message says how many bytes are
+// needed, and the index is unchanged.
 #pragma once
 
 #include <faiss/Index.h>
+#include <faiss/impl/FaissException.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "turboquant/index_turboquant.h"
 
 namespace turboquant {
+
+/// A CUDA call that failed.
+struct GpuError : faiss::FaissException {
+  GpuError(const std::string& message, int error_code)
+      : faiss::FaissException(message), code(error_code) {}
+  int code;  ///< CUDA's number for the error
+};
+
+struct GpuOutOfMemory : GpuError {
+  using GpuError::GpuError;
+};
+
+/// Number of CUDA devices; 0 where there is none, or no driver.
+int gpu_device_count();
 
 struct GpuIndexTurboQuant : faiss::Index {
   /// The largest k of a search.

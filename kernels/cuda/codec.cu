@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/codec.h"
+#include "kernels/cuda/encode_rows.h"
 #include "kernels/cuda/vector_worker.cuh"
 
 namespace turboquant::cuda {
@@ -225,7 +226,9 @@ struct Codec::State {
   size_t memory_of_block = 0;
   int multiprocessors = 0;
   int blocks_with_scratch = 0;
-  Buffer scratch;  // where shared memory is too small
+  Buffer scratch;                    // where shared memory is too small
+  const RowEncoder* rows = nullptr;  // for many rows, where there is one
+  Buffer lane_signs;                 // of rows
 };
 
 namespace {
@@ -323,6 +326,12 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
     allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<true, true>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<false, true>), device);
   }
+  s.rows = row_encoder(tables);
+  if (s.rows != nullptr) {
+    const std::vector<std::uint32_t> signs = lane_signs(*s.rows, tables.rotation);
+    s.lane_signs = upload(device, signs.data(), signs.size() * 4);
+    prepare_launches(*s.rows, device);
+  }
   TQ_CUDA(cudaDeviceSynchronize());  // the tables are there, whatever stream comes next
 }
 
@@ -365,6 +374,11 @@ void Codec::encode(const float* x, std::size_t n, const RowPointers& rows, std::
   if (n == 0) return;
   const State& s = *state_;
   const DeviceGuard guard(s.device);
+  if (s.rows != nullptr && n > static_cast<size_t>(2 * s.multiprocessors) &&
+      reinterpret_cast<std::uintptr_t>(x) % 16 == 0) {
+    return encode_rows(*s.rows, s.view, s.lane_signs.as<std::uint32_t>(), x, n, rows, first_row,
+                       bad_row, stream);
+  }
   const Shape shape = shape_of(s, n);
   const bool short_rows = s.view.rotation.window < 512;
   const auto kernel = shape.warp && short_rows ? encode_kernel<true, true, 7>

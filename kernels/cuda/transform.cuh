@@ -210,30 +210,35 @@ __device__ void rotate(float* y, const RotationView& r) {
   }
 }
 
-/// Sum of squares in double for each of kVectors vectors, `pitch` apart: eight threads each, lane
-/// i % 8 adds, lanes are added pairwise. All threads of the block call it, after a barrier of the
-/// block; it ends with one.
+/// Sum of squares in double of v[d], by eight threads that lie together in a warp: lane i % 8 adds,
+/// lanes are added pairwise. The first one's result counts. active: threads of the warp that call.
+__device__ inline double sum_of_squares(const float* v, int d, unsigned active = 0xffffffffu) {
+  const int lane = threadIdx.x % 8;
+  double sum = 0;
+  const float* at = v + lane;  // 64 elements are 72 apart
+  for (int m = 0; m < d / 64; ++m, at += pad(64)) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const double x = at[pad(8 * j)];
+      sum += x * x;
+    }
+  }
+  for (int i = d / 64 * 64 + lane; i < d; i += 8) {
+    const double x = v[pad(i)];
+    sum += x * x;
+  }
+  for (int half = 4; half > 0; half /= 2) sum += __shfl_down_sync(active, sum, half, 8);
+  return sum;
+}
+
+/// The same for each of kVectors vectors, `pitch` apart. All threads of the block call it, after a
+/// barrier of the block; it ends with one.
 template <int kVectors>
 __device__ void norms_squared(const float* y, int pitch, int d, double* out) {
   if (threadIdx.x < kVectors * 8) {
-    const float* v = y + (threadIdx.x / 8) * pitch;
-    const int lane = threadIdx.x % 8;
-    double sum = 0;
-    const float* at = v + lane;  // 64 elements are 72 apart
-    for (int m = 0; m < d / 64; ++m, at += pad(64)) {
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const double x = at[pad(8 * j)];
-        sum += x * x;
-      }
-    }
-    for (int i = d / 64 * 64 + lane; i < d; i += 8) {
-      const double x = v[pad(i)];
-      sum += x * x;
-    }
-    const unsigned active = kVectors >= 4 ? 0xffffffffu : (1u << (kVectors * 8)) - 1;
-    for (int half = 4; half > 0; half /= 2) sum += __shfl_down_sync(active, sum, half, 8);
-    if (lane == 0) out[threadIdx.x / 8] = sum;
+    constexpr unsigned kActive = kVectors >= 4 ? 0xffffffffu : (1u << (kVectors * 8)) - 1;
+    const double sum = sum_of_squares(y + (threadIdx.x / 8) * pitch, d, kActive);
+    if (threadIdx.x % 8 == 0) out[threadIdx.x / 8] = sum;
   }
   __syncthreads();
 }

@@ -2,10 +2,9 @@
 // warp or with the block for itself.
 #pragma once
 
-#include <cfloat>
 #include <cstdint>
 
-#include "kernels/cuda/row_layout.h"
+#include "kernels/cuda/codec_view.cuh"
 #include "kernels/cuda/transform.cuh"
 
 namespace turboquant::cuda {
@@ -13,48 +12,6 @@ namespace {
 
 constexpr int kWarpVectors = 4;  // that a block takes where a warp takes a vector
 constexpr int kWarpDimension = 2047;
-
-// Magnitudes fall into cells a quarter wide, with at most one threshold in each: whether they reach
-// it decides between two neighbouring ranks.
-struct Cell {
-  float threshold;     // infinity where there is none
-  std::uint32_t rank;  // below the threshold
-};
-constexpr int kCells = 16;
-
-__device__ __forceinline__ int cell_of(float a) {
-  // To the nearest multiple of a quarter: only which cell it is has to be the same for all.
-  return __float_as_int(__fmaf_rn(fminf(a, 3.0f), 4.0f, 8388608.0f)) & (kCells - 1);
-}
-
-// Everything of CodecTables that kernels read.
-struct CodecView {
-  RowLayout layout;
-  RotationView rotation;
-  RotationView projection;
-  const float* gaussian;
-  const float* centre;
-  float centre_norm_squared;
-  bool two_parts;
-  bool mse;
-  bool with_norm;
-  bool normalize;
-  int quantizer_bits;
-  Cell cells[kCells];
-  float magnitudes[8];  // positive levels
-  float step;
-  double step_exact;
-  double sqrt_d;
-  std::int32_t offsets[2];  // bias per unit of a query's sum: levels, signs
-  // A vector's part of the working memory, in bytes: floats, codes, a second vector of floats.
-  int pitch;  // floats
-  int bytes_of_vector;
-};
-
-__device__ float saturate(double value) {
-  if (value < -FLT_MAX) return -FLT_MAX;
-  return value > FLT_MAX ? FLT_MAX : static_cast<float>(value);
-}
 
 // The vectors of a block at work: each has floats at y, bytes at codes.
 template <bool kWarp>
@@ -184,7 +141,7 @@ class Worker {
     std::uint8_t* code = codes();
     if (d() % 4 != 0) {
       each([&](int i) {
-        const std::uint32_t c = code_of<kBits, kResidual>(to[pad(i)]);
+        const std::uint32_t c = coded<kBits, kResidual>(to[pad(i)]);
         code[i] = static_cast<std::uint8_t>(shift == 0 ? c : code[i] | c << shift);
       });
       return;
@@ -192,36 +149,19 @@ class Worker {
     for (int i = T::thread(); i < d() / 4; i += T::size()) {
       auto& at = *reinterpret_cast<float4*>(to + pad(4 * i));
       float4 four = at;
-      std::uint32_t c = code_of<kBits, kResidual>(four.x);
-      c |= code_of<kBits, kResidual>(four.y) << 8;
-      c |= code_of<kBits, kResidual>(four.z) << 16;
-      c |= code_of<kBits, kResidual>(four.w) << 24;
+      std::uint32_t c = coded<kBits, kResidual>(four.x);
+      c |= coded<kBits, kResidual>(four.y) << 8;
+      c |= coded<kBits, kResidual>(four.z) << 16;
+      c |= coded<kBits, kResidual>(four.w) << 24;
       at = four;
       auto& codes_of_four = *reinterpret_cast<std::uint32_t*>(code + 4 * i);
       codes_of_four = shift == 0 ? c : codes_of_four | c << shift;
     }
   }
 
-  // The code of a value, which becomes its product with its level or, with kResidual, what the
-  // level leaves.
   template <int kBits, bool kResidual>
-  __device__ __forceinline__ std::uint32_t code_of(float& value) const {
-    const float a = fabsf(value);
-    std::uint32_t rank = 0;
-    float magnitude = 1;
-    if constexpr (kBits > 1) {
-      const Cell cell = cells_[cell_of(a)];
-      rank = cell.rank + (cell.threshold <= a ? 1 : 0);
-      magnitude = magnitudes_[rank];
-    }
-    constexpr std::uint32_t kHalf = 1 << (kBits - 1);
-    const bool plus = value >= 0;
-    if constexpr (kResidual) {
-      value = value - v.step * (plus ? magnitude : -magnitude);
-    } else {
-      value = a * magnitude;
-    }
-    return (kHalf | rank) ^ (plus ? 0 : 2 * kHalf - 1);
+  __device__ __forceinline__ std::uint32_t coded(float& value) const {
+    return code_of<kBits, kResidual>(value, cells_, magnitudes_, v.step);
   }
 
   template <bool kResidual>

@@ -83,6 +83,12 @@ class PyIndexTurboQuant : public PyIndex {
   float prune_confidence();
   void set_prune_confidence(float confidence);
   const IndexTurboQuant& flat() const { return static_cast<const IndexTurboQuant&>(unlocked()); }
+  /// f(index) with the lock of readers and without the GIL.
+  template <class F>
+  auto read_flat(F&& f) {
+    return reading(
+        [&](const faiss::Index& index) { return f(static_cast<const IndexTurboQuant&>(index)); });
+  }
   nb::object codes();
 };
 

@@ -6,6 +6,9 @@
 #include <exception>
 #include <string>
 
+#ifdef TQ_HAVE_CUDA
+#include "python/src/bind_gpu_index.h"
+#endif
 #include "python/src/bind_quantizer.h"
 #include "python/src/index.h"
 #include "python/src/selector.h"
@@ -50,4 +53,7 @@ NB_MODULE(_core, m) {
   bind_quantizer(m);
   bind_selector(m);
   bind_index(m);
+#ifdef TQ_HAVE_CUDA
+  bind_gpu_index(m);
+#endif
 }

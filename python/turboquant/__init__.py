@@ -6,9 +6,9 @@
     scores, ids = index.search(queries, 10)   # (nq, 10) each
     turboquant.write_index(index, "words.tqi")
 
-turboquant.faiss makes FAISS's own Python module know TurboQuant; turboquant.kvcache compresses keys
-and values of transformers; turboquant.integrations holds vector stores for LangChain and
-LlamaIndex. docs/python.md is the guide.
+turboquant.faiss makes FAISS's own Python module know TurboQuant; turboquant.cuda has the index on a
+CUDA device; turboquant.kvcache compresses keys and values of transformers;
+turboquant.integrations holds vector stores for LangChain and LlamaIndex. docs/python.md is the guide.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ def read_index(path: str | os.PathLike[str], *, mmap: bool = False, check: bool 
 
 
 def __getattr__(name: str) -> Any:
-    """What needs torch and transformers is imported when it is asked for."""
+    """What needs CUDA, torch or transformers is imported when it is asked for."""
+    if name == "GpuIndexTurboQuant":
+        from .cuda import GpuIndexTurboQuant
+
+        return GpuIndexTurboQuant
     if name in ("TurboQuantDynamicCache", "wrap"):
         from . import kvcache
 
@@ -67,6 +71,7 @@ def _index_from_bytes(data: bytes) -> Index:  # for pickles, which name function
 __all__ = [
     "AdaptiveKVCache",
     "DEFAULT_SEED",
+    "GpuIndexTurboQuant",
     "IDSelector",
     "Index",
     "IndexTurboQuant",

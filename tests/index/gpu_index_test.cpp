@@ -104,6 +104,33 @@ TEST_P(GpuIndexKinds, CodesAreTheSameBytes) {
   }
 }
 
+// Enough of them for the kernels that take many rows of usual dimensions.
+TEST_P(GpuIndexKinds, ManyRowsAreTheSameBytes) {
+  TQ_NEEDS_DEVICE();
+  const bool gaussian = GetParam().find("qjlg") != std::string::npos;
+  for (const std::size_t d : {128, 200, 256, 384, 512, 768, 1024, 1536}) {
+    if (gaussian && d > 400) continue;
+    for (const auto metric : {kIp, kL2}) {
+      SCOPED_TRACE(std::to_string(d) + (metric == kL2 ? " L2" : " IP"));
+      constexpr std::size_t kRows = 1203;
+      std::vector<float> x = rows_of_all_kinds(kRows, d);
+      for (std::size_t i = 0; i < d; ++i) {
+        x[100 * d + i] = i % 3 == 0 ? x[100 * d + i] : 0;  // sparse
+        x[101 * d + i] *= i == 7 ? 1 : 1e-36f;             // tiny ones beside a large one
+        x[102 * d + i] = i < 2 ? 3.0f : i == 9 ? 1e-44f : 0;
+        x[103 * d + i] = std::ldexp(1.0f, static_cast<int>(i % 60) - 30);
+        x[104 * d + i] *= 1e6f;
+        x[105 * d + i] *= 1e-19f;
+        x[106 * d + i] = static_cast<float>(static_cast<int>(i * 7 % 15) - 7);
+      }
+      Pair pair(static_cast<int>(d), GetParam(), metric);
+      pair.add(x);
+      pair.expect_same_codes();
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
 TEST_P(GpuIndexKinds, SearchesGiveTheSameBits) {
   TQ_NEEDS_DEVICE();
   for (const int d : {3, 64, 100, 200, 1536}) {
