@@ -239,15 +239,13 @@ float QueryScorer::symmetric(const std::uint8_t* a, const std::uint8_t* b) const
   } else {
     // The levels of one row are an int8 query whose scale is the row's.
     AlignedVector<std::int8_t> levels(impl.padded, 0);
-    impl.kernels.decode(a, impl.options.dimension, impl.options.bits, impl.levels.levels,
-                        levels.data());
+    impl.decode(a, impl.levels, levels.data());
     std::fill(levels.begin() + static_cast<std::ptrdiff_t>(impl.options.dimension), levels.end(),
               std::int8_t{0});
     std::int32_t sum = 0;
     for (const std::int8_t level : levels) sum += level;
     std::int32_t dot = 0;
-    impl.kernels.dot_rows(b, impl.code_size(), nullptr, 1, impl.options.dimension, impl.levels,
-                          {levels.data(), sum}, &dot);
+    impl.dot_rows(b, nullptr, 1, impl.levels, {levels.data(), sum}, &dot);
     product = scaled_product(dot, impl.scale(b), impl.scale(a));
     if (impl.centred()) {
       product += (impl.centre_product(a) + impl.centre_product(b)) - impl.centre_norm_squared;
