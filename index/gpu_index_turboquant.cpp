@@ -54,6 +54,13 @@ void deliver(T* to, const T* result, std::size_t n, cuda::StreamPointer stream) 
   if (to != result) cuda::copy(to, result, n * sizeof(T), stream);
 }
 
+const IndexOptions& supported(const IndexOptions& options) {
+  if (options.estimator == Estimator::kTrellis) {
+    fail("an index on a device cannot hold trellis codes (" + index_name(options) + ")");
+  }
+  return options;
+}
+
 }  // namespace
 
 int gpu_device_count() { return cuda::device_count(); }
@@ -61,7 +68,7 @@ int gpu_device_count() { return cuda::device_count(); }
 struct GpuIndexTurboQuant::State {
   State(int dimension, const IndexOptions& wanted, faiss::MetricType metric, int wanted_device)
       : options(wanted),
-        quantizer(make_codec(dimension, wanted, metric)),
+        quantizer(make_codec(dimension, supported(wanted), metric)),
         device(wanted_device),
         codec(device, codec_tables(quantizer.impl(), wanted.normalize)),
         rows(device, quantizer.impl()),

@@ -30,10 +30,12 @@ IndexOptions parse_index_name(const std::string& name) {
     options.projection = Projection::kGaussian;
   } else if (take(rest, "qjl")) {
     options.estimator = Estimator::kQjl;
+  } else if (take(rest, "t")) {
+    options.estimator = Estimator::kTrellis;
   }
   if (rest.size() != 3 || rest.compare(0, 2, "TQ") != 0 || rest[2] < '1' || rest[2] > '4') {
     fail("\"" + name +
-         "\" is no TurboQuant index: expected TQ1, TQ2, TQ3 or TQ4, then nothing, qjl, qjlg or "
+         "\" is no TurboQuant index: expected TQ1, TQ2, TQ3 or TQ4, then nothing, t, qjl, qjlg or "
          "mse, then nothing, c, cos or ccos");
   }
   options.bits = rest[2] - '0';
@@ -42,6 +44,7 @@ IndexOptions parse_index_name(const std::string& name) {
 
 std::string index_name(const IndexOptions& options) {
   std::string name = "TQ" + std::to_string(options.bits);
+  if (options.estimator == Estimator::kTrellis) name += "t";
   if (options.estimator == Estimator::kMse) name += "mse";
   if (options.estimator == Estimator::kQjl) {
     name += options.projection == Projection::kGaussian ? "qjlg" : "qjl";

@@ -170,7 +170,7 @@ Header read_header(CheckedReader& reader) {
   const bool stray_centre = (header.flags & kFlagCentreFollows) != 0
                                 ? (header.flags & kFlagCentre) == 0
                                 : (header.flags & kFlagCentre) != 0 && header.count > 0;
-  if (header.kind > kIvf || header.bits < 1 || header.bits > 4 || header.estimator > 2 ||
+  if (header.kind > kIvf || header.bits < 1 || header.bits > 4 || header.estimator > 3 ||
       header.projection > 1 || (gaussian && !qjl) || header.metric > 1 ||
       (header.flags & ~allowed_flags) != 0 || stray_centre || stray_packing ||
       header.reserved != 0 || header.reserved2 != 0) {
@@ -218,9 +218,8 @@ void check_codec(const CheckedReader& reader, const Header& header, const Quanti
 // The floats behind the packed coordinates of each code.
 void check_factors(const CheckedReader& reader, const Quantizer& codec, const std::uint8_t* codes,
                    std::size_t n) {
-  const auto& options = codec.options();
   const std::size_t code_size = codec.code_size();
-  const std::size_t packed = (options.dimension * static_cast<std::size_t>(options.bits) + 7) / 8;
+  const std::size_t packed = codec.impl().packed;
   for (std::size_t row = 0; row < n; ++row) {
     for (std::size_t at = packed; at + sizeof(float) <= code_size; at += sizeof(float)) {
       float factor;

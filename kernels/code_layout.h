@@ -34,6 +34,15 @@ constexpr std::size_t plane_bytes(int width) { return 8 * static_cast<std::size_
 
 // The tail is a little-endian bit stream: coordinate i takes bits [bits * i, bits * (i + 1)).
 
+// A row of a trellis code is a big-endian bit stream: eight bits of first state, then the bits of
+// each coordinate. The state after coordinate i is bits [bits * (i + 1), bits * (i + 1) + 8).
+constexpr std::size_t trellis_bytes(std::size_t d, int bits) { return 1 + packed_bytes(d, bits); }
+
+/// Scratch of the encoder: which predecessor is best, for each coordinate and group of states.
+constexpr std::size_t trellis_work_bytes(std::size_t d, int bits) {
+  return d * (std::size_t{256} >> bits);
+}
+
 static_assert(block_bytes(3) == plane_bytes(2) + plane_bytes(1));
 static_assert(packed_bytes(kBlock, 3) == block_bytes(3));
 static_assert(packed_bytes(50, 3) == 19 && packed_bytes(1, 1) == 1);

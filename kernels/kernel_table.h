@@ -22,6 +22,19 @@ struct CodeTable {
   float thresholds[8];     ///< 2^(bits-1) - 1 ascending magnitudes; the rest is +infinity
 };
 
+/// States of a trellis code: the last eight bits of a row's stream.
+inline constexpr std::size_t kStates = 256;
+
+/// A trellis code: what level the last eight bits of the stream stand for. docs/code_format.md,
+/// "Trellis codes".
+struct alignas(64) TrellisTable {
+  int bits;                       ///< 1 to 4 new bits for each coordinate
+  std::int32_t offset;            ///< largest |level|
+  float factor;                   ///< a coordinate times this is in the units of `targets`
+  std::int8_t levels[kStates];    ///< of each state; levels[255 - s] = -levels[s]
+  std::int16_t targets[kStates];  ///< levels in the units of the encoder
+};
+
 /// One query as int8, padded with zeros to a multiple of kBlock.
 struct QueryView {
   const std::int8_t* values;
@@ -102,6 +115,29 @@ struct KernelTable {
   /// unspecified. Reads exactly packed_bytes(d, bits) bytes.
   void (*decode)(const std::uint8_t* packed, std::size_t d, int bits, const std::int8_t table[16],
                  std::int8_t* out);
+
+  // ---- trellis codes ----
+
+  /// The path of least squared error through the trellis, by Viterbi's algorithm in 16 bits:
+  /// x = round_to_even(clamp(y[i] * factor, -32767, 32767)), a step to state s costs
+  /// (e^2 + 2^14) >> 15 where e = x - targets[s] clamped to 16 bits; the sum for each s >> bits is
+  /// that of its best predecessor, the smallest one among equals, less the smallest such sum of the
+  /// step before, at most 32,767. The path ends in the smallest state of least sum and may start
+  /// anywhere. Writes trellis_bytes(d, bits) bytes: the first state, then the new bits of each
+  /// coordinate, high bits first. work: trellis_work_bytes(d, bits). |y[i]| finite.
+  void (*trellis_encode)(const float* y, std::size_t d, const TrellisTable& table,
+                         std::uint8_t* work, std::uint8_t* row);
+
+  /// out[i] = level of the state after coordinate i, plus `add`, modulo 256, for i < d; out has
+  /// round_up(d, kBlock) bytes, those past d are unspecified. Reads exactly trellis_bytes(d, bits)
+  /// bytes.
+  void (*trellis_decode)(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
+                         std::int32_t add, std::int8_t* out);
+
+  /// dot_rows of a trellis code.
+  void (*trellis_dot_rows)(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+                           std::size_t n, std::size_t d, const TrellisTable& table, QueryView query,
+                           std::int32_t* dots);
 
   // ---- products ----
 

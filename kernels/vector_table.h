@@ -4,6 +4,7 @@
 
 #include "kernels/select.h"
 #include "kernels/sign_sums.h"
+#include "kernels/trellis_encode.h"
 #include "kernels/vector_attention.h"
 #include "kernels/vector_kernels.h"
 
@@ -13,6 +14,8 @@ namespace {
 template <typename Lanes>
 constexpr KernelTable vector_table(const char* name, bool unsigned_rows, float row_cost,
                                    decltype(KernelTable::decode) decode_codes,
+                                   decltype(KernelTable::trellis_decode) decode_trellis,
+                                   decltype(KernelTable::trellis_dot_rows) dot_trellis_rows,
                                    decltype(KernelTable::dot_rows) dot_code_rows,
                                    decltype(KernelTable::dot_tile) dot_code_tile) {
   return {name,
@@ -32,6 +35,9 @@ constexpr KernelTable vector_table(const char* name, bool unsigned_rows, float r
           add_scaled,
           exp_sum,
           decode_codes,
+          trellis_encode_with<Lanes>,
+          decode_trellis,
+          dot_trellis_rows,
           dot_code_rows,
           dot_code_tile,
           select_tile_with<Lanes>,

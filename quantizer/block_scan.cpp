@@ -200,8 +200,8 @@ class Scan {
       for (std::size_t j = 0; j < block_.n; ++j) offer_exact(q, j, products[j]);
       return;
     }
-    impl_.kernels.dot_rows(base, size_, chosen, block_.n, impl_.options.dimension, impl_.levels,
-                           prepared.levels.view(q, impl_.padded), dots_.data());
+    impl_.dot_rows(base, chosen, block_.n, impl_.levels, prepared.levels.view(q, impl_.padded),
+                   dots_.data());
     if (q == first_query_) load_factors();
     const std::size_t at = q - first_query_;
     const std::size_t n = impl_.kernels.select_rows(dots_.data(), block_.n, block_.scale,
@@ -214,10 +214,9 @@ class Scan {
   }
 
   void decode(const kernels::CodeTable& table, AlignedVector<std::int8_t>& out) {
-    const TileLevels operand(impl_.kernels, table);
+    const TileDecoder decoder(impl_, table);
     for (std::size_t j = 0; j < block_.n; ++j) {
-      impl_.kernels.decode(rows_.codes + id(j) * size_, impl_.options.dimension, impl_.options.bits,
-                           operand.values, out.data() + j * impl_.padded);
+      decoder.decode(rows_.codes + id(j) * size_, out.data() + j * impl_.padded);
     }
   }
 

@@ -171,9 +171,8 @@ void ListScan::offer(const Pass& pass, std::size_t v, std::size_t j, float produ
 void ListScan::scan_rows(const Pass& pass, std::size_t v) {
   const std::size_t q = pass.visits[v].prepared;
   const bool chosen = pass.rows.mask != nullptr;
-  impl_.kernels.dot_rows(pass.rows.codes + (chosen ? 0 : first_ * size_), size_,
-                         chosen ? ids_.data() : nullptr, count_, impl_.options.dimension,
-                         impl_.levels, pass.prepared.levels.view(q, impl_.padded), dots_.data());
+  impl_.dot_rows(pass.rows.codes + (chosen ? 0 : first_ * size_), chosen ? ids_.data() : nullptr,
+                 count_, impl_.levels, pass.prepared.levels.view(q, impl_.padded), dots_.data());
   if (v == 0) load_factors(pass);
   const std::size_t n = impl_.kernels.select_rows(dots_.data(), count_, scale_.data(),
                                                   metric_ == Metric::kL2 ? term_.data() : nullptr,
@@ -186,10 +185,9 @@ void ListScan::scan_rows(const Pass& pass, std::size_t v) {
 }
 
 void ListScan::scan_tiles(const Pass& pass) {
-  const TileLevels operand(impl_.kernels, impl_.levels);
+  const TileDecoder decoder(impl_, impl_.levels);
   for (std::size_t j = 0; j < count_; ++j) {
-    impl_.kernels.decode(row_at(pass, j), impl_.options.dimension, impl_.options.bits,
-                         operand.values, decoded_.data() + j * impl_.padded);
+    decoder.decode(row_at(pass, j), decoded_.data() + j * impl_.padded);
   }
   load_factors(pass);
   const std::size_t n_rows = kernels::round_up(count_, kLane);

@@ -131,14 +131,12 @@ void PreparedQueries::products(std::size_t q, const std::uint8_t* codes, const s
     const auto row = [&](std::size_t j) {
       return base + size * (chosen != nullptr ? chosen[j] : j);
     };
-    impl_.kernels.dot_rows(base, size, chosen, count, impl_.options.dimension, impl_.levels,
-                           levels.view(q, impl_.padded), dots);
+    impl_.dot_rows(base, chosen, count, impl_.levels, levels.view(q, impl_.padded), dots);
     for (std::size_t j = 0; j < count; ++j) {
       out[first + j] = scaled_product(dots[j], impl_.scale(row(j)), levels.scales[q]);
     }
     if (impl_.two_parts()) {
-      impl_.kernels.dot_rows(base, size, chosen, count, impl_.options.dimension, impl_.signs,
-                             signs.view(q, impl_.padded), dots);
+      impl_.dot_rows(base, chosen, count, impl_.signs, signs.view(q, impl_.padded), dots);
       for (std::size_t j = 0; j < count; ++j) {
         out[first + j] += scaled_product(dots[j], impl_.residual_scale(row(j)), signs.scales[q]);
       }

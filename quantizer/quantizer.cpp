@@ -9,6 +9,7 @@
 #include "quantizer/parallel.h"
 #include "quantizer/prepared_queries.h"
 #include "quantizer/quantizer_impl.h"
+#include "quantizer/trellis.h"
 
 namespace turboquant {
 namespace {
@@ -24,7 +25,7 @@ const QuantizerOptions& validated(const QuantizerOptions& options) {
   if (options.bits < 1 || options.bits > kernels::kMaxBits) {
     throw std::invalid_argument("bits must be 1 to 4, not " + std::to_string(options.bits));
   }
-  if (options.estimator > Estimator::kMse || options.projection > Projection::kGaussian) {
+  if (options.estimator > Estimator::kTrellis || options.projection > Projection::kGaussian) {
     throw std::invalid_argument("unknown estimator or projection");
   }
   if (!options.centre.empty()) {
@@ -52,7 +53,10 @@ class Encoder {
         y_(impl.padded),
         codes_(impl.padded),
         projected_(impl.padded),
-        centred_(impl.centred() ? impl.padded : 0) {}
+        centred_(impl.centred() ? impl.padded : 0),
+        work_(impl.trellis != nullptr
+                  ? kernels::trellis_work_bytes(impl.options.dimension, impl.options.bits)
+                  : 0) {}
 
   // False when x holds NaN or infinity.
   bool encode(const float* x, std::uint8_t* row) {
@@ -75,14 +79,18 @@ class Encoder {
       impl_.rotation.apply(impl_.kernels, y_.data());
     }
     std::uint8_t* factors = row + impl_.packed;
-    if (options.estimator == Estimator::kQjl) {
-      encode_two_parts(norm, factors);
+    if (impl_.trellis != nullptr) {
+      write_float(factors, scale_of(norm, encode_path(row)));
     } else {
-      const float product =
-          impl_.kernels.quantize(y_.data(), d, level_table(options.bits), codes_.data());
-      write_float(factors, scale_of(norm, product));
+      if (options.estimator == Estimator::kQjl) {
+        encode_two_parts(norm, factors);
+      } else {
+        const float product =
+            impl_.kernels.quantize(y_.data(), d, level_table(options.bits), codes_.data());
+        write_float(factors, scale_of(norm, product));
+      }
+      impl_.kernels.pack(codes_.data(), d, options.bits, row);
     }
-    impl_.kernels.pack(codes_.data(), d, options.bits, row);
     if (impl_.centred()) {
       write_float(factors, saturate(impl_.kernels.dot(options.centre.data(), x, d)));
     }
@@ -92,11 +100,21 @@ class Encoder {
 
  private:
   float scale_of(double norm, float product) const {
-    if (norm == 0) return 0;
+    if (norm == 0 || product <= 0) return 0;  // 0 only where a path of a trellis is across y
     if (impl_.options.estimator == Estimator::kMse) {
       return saturate(norm * level_step(impl_.options.bits) / impl_.sqrt_d);
     }
     return saturate(norm * impl_.sqrt_d / product);
+  }
+
+  // Writes the codes of a trellis code; returns <y, z>.
+  float encode_path(std::uint8_t* row) {
+    const std::size_t d = impl_.options.dimension;
+    impl_.kernels.trellis_encode(y_.data(), d, *impl_.trellis, work_.data(), row);
+    path_levels_.resize(impl_.padded);
+    impl_.decode(row, impl_.levels, path_levels_.data());
+    projected_.assign(path_levels_.begin(), path_levels_.end());
+    return impl_.kernels.dot(y_.data(), projected_.data(), d);
   }
 
   // Level of b - 1 bits, then the signs of the projected residual as top bits.
@@ -139,6 +157,8 @@ class Encoder {
   AlignedVector<float> projected_;
   AlignedVector<float> centred_;
   AlignedVector<std::uint8_t> signs_;
+  AlignedVector<std::uint8_t> work_;        // kTrellis
+  AlignedVector<std::int8_t> path_levels_;  // kTrellis
 };
 
 class Decoder {
@@ -166,8 +186,7 @@ class Decoder {
 
  private:
   void read(const std::uint8_t* row, const kernels::CodeTable& table, float* out) {
-    impl_.kernels.decode(row, impl_.options.dimension, impl_.options.bits, table.levels,
-                         levels_.data());
+    impl_.decode(row, table, levels_.data());
     for (std::size_t i = 0; i < impl_.options.dimension; ++i) out[i] = levels_[i];
   }
 
@@ -190,6 +209,11 @@ Quantizer::Impl::Impl(const QuantizerOptions& wanted)
       sqrt_d(std::sqrt(static_cast<double>(options.dimension))) {
   if (centred()) {
     centre_norm_squared = saturate(kernels.norm_squared(options.centre.data(), options.dimension));
+  }
+  if (options.estimator == Estimator::kTrellis) {
+    trellis = &trellis_table(options.bits);
+    levels.offset = trellis->offset;
+    packed = kernels::trellis_bytes(options.dimension, options.bits);
   }
   if (!two_parts()) return;
   levels = qjl_level_table(options.bits);

@@ -22,6 +22,9 @@ struct Quantizer::Impl {
   std::optional<Rotation> projection;          // kQjl with an orthogonal G
   std::optional<GaussianProjection> gaussian;  // kQjl with a Gaussian G
 
+  // kTrellis: how to read the levels of a row; null otherwise. `levels` has the bits and the
+  // offset.
+  const kernels::TrellisTable* trellis = nullptr;
   kernels::CodeTable levels;  // how to read the level of a code
   kernels::CodeTable signs;   // kQjl: how to read its sign
   std::size_t packed;         // bytes of the codes
@@ -51,6 +54,27 @@ struct Quantizer::Impl {
   float residual_scale(const std::uint8_t* row) const { return read_float(row + residual_at()); }
   float centre_product(const std::uint8_t* row) const { return read_float(row + centre_at()); }
   float norm_squared(const std::uint8_t* row) const { return read_float(row + norm_at()); }
+
+  /// Levels of a row as `table`, which is levels or signs, reads its codes.
+  void decode(const std::uint8_t* row, const kernels::CodeTable& table, std::int8_t* out) const {
+    if (trellis != nullptr) {
+      kernels.trellis_decode(row, options.dimension, *trellis, 0, out);
+    } else {
+      kernels.decode(row, options.dimension, options.bits, table.levels, out);
+    }
+  }
+
+  /// KernelTable::dot_rows over rows of this format.
+  void dot_rows(const std::uint8_t* codes, const std::uint32_t* rows, std::size_t n,
+                const kernels::CodeTable& table, kernels::QueryView query,
+                std::int32_t* dots) const {
+    if (trellis != nullptr) {
+      kernels.trellis_dot_rows(codes, code_size(), rows, n, options.dimension, *trellis, query,
+                               dots);
+    } else {
+      kernels.dot_rows(codes, code_size(), rows, n, options.dimension, table, query, dots);
+    }
+  }
 
   /// out[i] = x[i] - centre[i].
   void subtract_centre(const float* x, float* out) const {

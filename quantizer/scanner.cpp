@@ -248,11 +248,11 @@ float QueryScorer::symmetric(const std::uint8_t* a, const std::uint8_t* b) const
     AlignedVector<std::int8_t> on_heap(impl.padded > kOnStack ? impl.padded : 0);
     std::int8_t* levels = on_heap.empty() ? on_stack : on_heap.data();
     const std::size_t d = impl.options.dimension;
-    impl.kernels.decode(a, d, impl.options.bits, impl.levels.levels, levels);
+    impl.decode(a, impl.levels, levels);
     std::fill(levels + d, levels + impl.padded, std::int8_t{0});
     const std::int32_t sum = std::accumulate(levels, levels + d, std::int32_t{0});
     std::int32_t dot = 0;
-    impl.kernels.dot_rows(b, impl.code_size(), nullptr, 1, d, impl.levels, {levels, sum}, &dot);
+    impl.dot_rows(b, nullptr, 1, impl.levels, {levels, sum}, &dot);
     product = scaled_product(dot, impl.scale(b), impl.scale(a));
     if (impl.centred()) {
       product += (impl.centre_product(a) + impl.centre_product(b)) - impl.centre_norm_squared;

@@ -31,9 +31,10 @@ class SignPlane {
     std::vector<float> spreads;   // largest |r| / (c sqrt(d)) in each block; times s c for levels
   };
 
-  /// Codes of more than one bit whose score comes from levels alone.
+  /// Codes of more than one bit whose score comes from levels alone and whose top bits are signs.
   static bool supports(const QuantizerOptions& options) {
-    return options.bits > 1 && options.estimator != Estimator::kQjl;
+    return options.bits > 1 && options.estimator != Estimator::kQjl &&
+           options.estimator != Estimator::kTrellis;
   }
 
   SignPlane(const Quantizer& quantizer, Metric metric);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/kernel_table.h"
+#include "quantizer/quantizer_impl.h"
 
 namespace turboquant {
 
@@ -18,6 +19,28 @@ struct TileLevels {
     }
   }
   std::int8_t values[16];
+};
+
+/// Decodes rows to what dot_tile wants. impl must outlive it.
+class TileDecoder {
+ public:
+  /// table: the levels or the signs of impl.
+  TileDecoder(const Quantizer::Impl& impl, const kernels::CodeTable& table)
+      : impl_(impl), levels_(impl.kernels, table) {}
+
+  void decode(const std::uint8_t* row, std::int8_t* out) const {
+    const auto& options = impl_.options;
+    if (impl_.trellis != nullptr) {
+      const std::int32_t add = impl_.kernels.unsigned_rows ? impl_.trellis->offset : 0;
+      impl_.kernels.trellis_decode(row, options.dimension, *impl_.trellis, add, out);
+    } else {
+      impl_.kernels.decode(row, options.dimension, options.bits, levels_.values, out);
+    }
+  }
+
+ private:
+  const Quantizer::Impl& impl_;
+  TileLevels levels_;
 };
 
 /// Puts query q, values[width], among `packed` [groups][width / 4][kLane][4].

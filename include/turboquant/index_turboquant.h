@@ -47,9 +47,10 @@ struct IndexOptions {
 /// The largest dimension for Projection::kGaussian, whose d x d matrix then takes 256 MiB.
 inline constexpr int kMaxGaussianDimension = 8192;
 
-/// Options from a factory name: TQ<bits>, then nothing, `qjl`, `qjlg` (Gaussian projection) or
-/// `mse`, then `c` to centre, then `cos` to normalize. Examples: TQ3, TQ4cos, TQ3qjl, TQ2c,
-/// TQ2ccos. Throws faiss::FaissException when the name is none of these.
+/// Options from a factory name: TQ<bits>, then nothing, `t` (trellis code), `qjl`, `qjlg`
+/// (Gaussian projection) or `mse`, then `c` to centre, then `cos` to normalize. Examples: TQ3,
+/// TQ3t, TQ4cos, TQ3qjl, TQ2c, TQ2ccos. Throws faiss::FaissException when the name is none of
+/// these.
 IndexOptions parse_index_name(const std::string& name);
 
 /// The inverse of parse_index_name; the seed is not part of a name.
@@ -67,8 +68,8 @@ struct IndexTurboQuant : faiss::IndexFlatCodes {
   /// (at .999 about one in 10,000 results is missed). Searches of more queries look at the first
   /// coordinates likewise where vectors have 384 or more, as long as that is faster. Takes
   /// ceil(d / 8) + 4 (L2: 8) bytes per vector more, and 4 per length of prefix that is looked at,
-  /// made by the first such search. Not written to index files. Codes of 1 bit and the qjl
-  /// estimator are always scanned whole.
+  /// made by the first such search. Not written to index files. Codes of 1 bit, trellis codes
+  /// and the qjl estimator are always scanned whole.
   float prune_confidence = 0;
 
   /// dimension: 1 to 65,536. metric: METRIC_INNER_PRODUCT or METRIC_L2.

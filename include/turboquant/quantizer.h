@@ -20,6 +20,8 @@ enum class Estimator : std::uint8_t {
   kTurboQuant = 0,  ///< scale |x| sqrt(d) / <y, z>: unbiased, the default
   kQjl = 1,         ///< Algorithm 2 of the paper: b - 1 bits of level, 1 bit of projected residual
   kMse = 2,         ///< Algorithm 1: smallest reconstruction error, biased towards 0
+  kTrellis = 3,     ///< kTurboQuant's scale and levels of a trellis code: smaller errors, slower to
+                    ///< encode
 };
 
 /// The projection G of the residual that kQjl takes signs of.
@@ -54,8 +56,9 @@ class Quantizer {
   const QuantizerOptions& options() const;
   std::size_t dimension() const { return options().dimension; }
 
-  /// Bytes of one encoded vector: ceil(d * bits / 8), 4 for the scale, 4 more for kQjl's residual
-  /// factor, 4 more with a centre, 4 more with_norm. docs/code_format.md describes them.
+  /// Bytes of one encoded vector: ceil(d * bits / 8), 1 more for kTrellis, 4 for the scale, 4 more
+  /// for kQjl's residual factor, 4 more with a centre, 4 more with_norm. docs/code_format.md
+  /// describes them.
   std::size_t code_size() const;
 
   /// Bytes of n float32 vectors divided by the bytes of their codes, factors included.
@@ -66,8 +69,8 @@ class Quantizer {
   /// unspecified.
   void quantize(const float* x, std::size_t n, std::uint8_t* codes) const;
 
-  /// x[n][d] from codes. kTurboQuant gives the unbiased reconstruction s R^T z, kMse the one with
-  /// the smallest error, kQjl the sum of both parts.
+  /// x[n][d] from codes. kTurboQuant and kTrellis give the unbiased reconstruction s R^T z, kMse
+  /// the one with the smallest error, kQjl the sum of both parts.
   void dequantize(const std::uint8_t* codes, std::size_t n, float* x) const;
 
   /// out[nq][n]: estimates of <queries[i], x_j>. Bit-equal on every processor.

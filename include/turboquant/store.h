@@ -67,7 +67,7 @@ struct FieldSchema {
 struct CollectionOptions {
   std::size_t dimension = 0;  ///< 1 to 65,536
   DistanceMetric metric = DistanceMetric::kInnerProduct;
-  /// TQ1 to TQ4, then nothing, `qjl`, `qjlg` or `mse`: what is stored per vector.
+  /// TQ1 to TQ4, then nothing, `t`, `qjl`, `qjlg` or `mse`: what is stored per vector.
   std::string factory = "TQ4";
   Originals originals = Originals::kNone;
   std::vector<FieldSchema> fields;  ///< at most kMaxFields

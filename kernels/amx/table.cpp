@@ -122,6 +122,7 @@ bool enable() {
          syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-const KernelTable kTable = vector_table<FloatLanes>("amx", false, 32, decode, dot_rows, dot_tile);
+const KernelTable kTable = vector_table<FloatLanes>("amx", false, 32, decode, trellis_decode,
+                                                    trellis_dot_rows, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::amx

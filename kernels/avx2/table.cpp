@@ -6,6 +6,8 @@
 #include "kernels/by_bits.h"
 #include "kernels/four_rows.h"
 #include "kernels/vector_table.h"
+// Uses what the headers above define.
+#include "kernels/avx2/trellis.h"
 
 namespace turboquant::kernels::avx2 {
 namespace {
@@ -235,23 +237,20 @@ void dot_tile(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
     const std::int8_t* group = queries + g * kLane * d_padded;
     const std::int32_t* start = bias + g * kLane;
     std::int32_t* out = dots + g * n_rows * kLane;
-    switch (table.bits) {
-      case 1:
-        dot_tile_sums<4, 16>(rows, n_rows, d_padded, group, start, out);
-        break;
-      case 2:
-        dot_tile_sums<2, 4>(rows, n_rows, d_padded, group, start, out);
-        break;
-      case 3:
-        dot_tile_sums<2, 2>(rows, n_rows, d_padded, group, start, out);
-        break;
-      default:
-        dot_tile_sums<4, 1>(rows, n_rows, d_padded, group, start, out);
+    // So many pair sums of at most 4 * 127 * offset fit in 16 bits.
+    if (table.offset <= 4) {
+      dot_tile_sums<4, 16>(rows, n_rows, d_padded, group, start, out);
+    } else if (table.offset <= 16) {
+      dot_tile_sums<2, 4>(rows, n_rows, d_padded, group, start, out);
+    } else if (table.offset <= 32) {
+      dot_tile_sums<2, 2>(rows, n_rows, d_padded, group, start, out);
+    } else {
+      dot_tile_sums<4, 1>(rows, n_rows, d_padded, group, start, out);
     }
   }
 }
 
-struct FloatLanes {
+struct FloatLanes : TrellisLanes {
   using Float = __m256;
   static constexpr std::size_t kWidth = 8;
   static Float load(const float* p) { return _mm256_loadu_ps(p); }
@@ -278,6 +277,7 @@ struct FloatLanes {
 
 }  // namespace
 
-const KernelTable kTable = vector_table<FloatLanes>("avx2", true, 2, decode, dot_rows, dot_tile);
+const KernelTable kTable = vector_table<FloatLanes>("avx2", true, 2, decode, trellis_decode,
+                                                    trellis_dot_rows, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::avx2

@@ -250,7 +250,15 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
   });
 }
 
-struct FloatLanes {
+}  // namespace
+}  // namespace turboquant::kernels
+
+#include "kernels/avx512/trellis.h"
+
+namespace turboquant::kernels {
+namespace {
+
+struct FloatLanes : TrellisLanes {
   using Float = __m512;
   static constexpr std::size_t kWidth = 16;
   static Float load(const float* p) { return _mm512_loadu_ps(p); }

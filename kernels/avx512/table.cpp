@@ -3,6 +3,7 @@
 
 namespace turboquant::kernels::avx512 {
 
-const KernelTable kTable = vector_table<FloatLanes>("avx512", true, 8, decode, dot_rows, dot_tile);
+const KernelTable kTable = vector_table<FloatLanes>("avx512", true, 8, decode, trellis_decode,
+                                                    trellis_dot_rows, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::avx512

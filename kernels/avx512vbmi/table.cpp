@@ -3,7 +3,7 @@
 
 namespace turboquant::kernels::avx512vbmi {
 
-const KernelTable kTable =
-    vector_table<FloatLanes>("avx512vbmi", true, 8, decode, dot_rows, dot_tile);
+const KernelTable kTable = vector_table<FloatLanes>("avx512vbmi", true, 8, decode, trellis_decode,
+                                                    trellis_dot_rows, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::avx512vbmi

@@ -7,6 +7,8 @@
 #include "kernels/by_bits.h"
 #include "kernels/four_rows.h"
 #include "kernels/vector_table.h"
+// Uses what the headers above define.
+#include "kernels/neon/trellis.h"
 
 namespace turboquant::kernels::neon {
 namespace {
@@ -160,7 +162,7 @@ void dot_tile(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
   }
 }
 
-struct FloatLanes {
+struct FloatLanes : TrellisLanes {
   using Float = float32x4_t;
   static constexpr std::size_t kWidth = 4;
   static Float load(const float* p) { return vld1q_f32(p); }
@@ -184,6 +186,7 @@ struct FloatLanes {
 
 }  // namespace
 
-const KernelTable kTable = vector_table<FloatLanes>("neon", false, 2, decode, dot_rows, dot_tile);
+const KernelTable kTable = vector_table<FloatLanes>("neon", false, 2, decode, trellis_decode,
+                                                    trellis_dot_rows, dot_rows, dot_tile);
 
 }  // namespace turboquant::kernels::neon

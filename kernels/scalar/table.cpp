@@ -1,5 +1,6 @@
 // The reference: every operation in the plainest form of its contract. Other backends are tested
 // against this one.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -196,6 +197,74 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
   }
 }
 
+void trellis_encode(const float* y, std::size_t d, const TrellisTable& table, std::uint8_t* work,
+                    std::uint8_t* row) {
+  const auto bits = static_cast<std::size_t>(table.bits);
+  const std::size_t groups = kStates >> bits;
+  const std::size_t predecessors = std::size_t{1} << bits;
+  std::int32_t sums[kStates] = {};
+  std::int32_t floor = 0;
+  for (std::size_t i = 0; i < d; ++i) {
+    std::int32_t best[kStates];
+    std::int32_t least = 32767;
+    for (std::size_t g = 0; g < groups; ++g) {
+      std::size_t from = 0;
+      for (std::size_t k = 1; k < predecessors; ++k) {
+        if (sums[k * groups + g] < sums[from * groups + g]) from = k;
+      }
+      work[i * groups + g] = static_cast<std::uint8_t>(from);
+      best[g] = std::min(sums[from * groups + g] - floor, 32767);
+      least = std::min(least, best[g]);
+    }
+    floor = least;
+    const float limited = std::fmax(-32767.0f, std::fmin(32767.0f, y[i] * table.factor));
+    const auto x = static_cast<std::int32_t>(std::lrintf(limited));
+    for (std::size_t s = 0; s < kStates; ++s) {
+      const std::int32_t e = std::max(-32768, std::min(32767, x - table.targets[s]));
+      sums[s] = best[s >> bits] + ((e * e + (1 << 14)) >> 15);
+    }
+  }
+  std::size_t state = 0;
+  for (std::size_t s = 1; s < kStates; ++s) {
+    if (sums[s] < sums[state]) state = s;
+  }
+  std::memset(row, 0, trellis_bytes(d, table.bits));
+  for (std::size_t i = d; i-- > 0;) {
+    for (std::size_t b = 0; b < bits; ++b) {
+      const std::size_t at = 8 + bits * i + b;
+      row[at / 8] =
+          static_cast<std::uint8_t>(row[at / 8] | (state >> (bits - 1 - b) & 1) << (7 - at % 8));
+    }
+    const std::size_t g = state >> bits;
+    state = work[i * groups + g] * groups + g;
+  }
+  row[0] = static_cast<std::uint8_t>(state);
+}
+
+std::int8_t trellis_level(const std::uint8_t* row, std::size_t i, const TrellisTable& table) {
+  const std::size_t at = static_cast<std::size_t>(table.bits) * (i + 1);
+  unsigned state = row[at / 8];
+  if (at % 8 != 0) state = (state << 8 | row[at / 8 + 1]) >> (8 - at % 8) & 255;
+  return table.levels[state];
+}
+
+void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
+                    std::int32_t add, std::int8_t* out) {
+  for (std::size_t i = 0; i < d; ++i) {
+    out[i] = static_cast<std::int8_t>(trellis_level(row, i, table) + add);
+  }
+}
+
+void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+                      std::size_t n, std::size_t d, const TrellisTable& table, QueryView query,
+                      std::int32_t* dots) {
+  for (std::size_t j = 0; j < n; ++j) {
+    const std::uint8_t* row = codes + stride * (rows != nullptr ? rows[j] : j);
+    dots[j] = 0;
+    for (std::size_t i = 0; i < d; ++i) dots[j] += trellis_level(row, i, table) * query.values[i];
+  }
+}
+
 void dot_tile(const std::int8_t* rows, std::size_t n_rows, std::size_t d_padded,
               const CodeTable& /*table*/, const std::int8_t* queries, std::size_t groups,
               const std::int32_t* bias, std::int32_t* dots) {
@@ -259,10 +328,30 @@ void sign_sums(const std::uint8_t* plane, std::size_t n_bytes, const std::uint8_
 
 }  // namespace
 
-const KernelTable kTable = {"scalar",       false,    1,        norm_squared, scale,
-                            multiply,       fwht,     quantize, pack,         max_abs,
-                            quantize_query, to_half,  to_float, dot,          add_scaled,
-                            exp_sum,        decode,   dot_rows, dot_tile,     select_tile,
-                            select_rows,    sign_sums};
+const KernelTable kTable = {"scalar",
+                            false,
+                            1,
+                            norm_squared,
+                            scale,
+                            multiply,
+                            fwht,
+                            quantize,
+                            pack,
+                            max_abs,
+                            quantize_query,
+                            to_half,
+                            to_float,
+                            dot,
+                            add_scaled,
+                            exp_sum,
+                            decode,
+                            trellis_encode,
+                            trellis_decode,
+                            trellis_dot_rows,
+                            dot_rows,
+                            dot_tile,
+                            select_tile,
+                            select_rows,
+                            sign_sums};
 
 }  // namespace turboquant::kernels::scalar

@@ -142,8 +142,8 @@ void bind_flat(nb::module_& m) {
   nb::class_<PyIndexTurboQuant, PyIndex>(
       m, "IndexTurboQuant",
       "A flat index of TurboQuant codes: no training, ceil(d * bits / 8) + 4 bytes per vector (4\n"
-      "more for L2 and for qjl). Scores and ids are the same bits on every processor, for every\n"
-      "number of threads and from C++.")
+      "more for L2 and for qjl, 1 more for t). Scores and ids are the same bits on every\n"
+      "processor, for every number of threads and from C++.")
       .def(nb::init<int, int, nb::handle, const std::string&, std::uint64_t, bool>(), nb::arg("d"),
            nb::arg("bits") = 3, nb::arg("metric") = "l2", nb::arg("estimator") = "tq",
            nb::arg("seed") = QuantizerOptions::kDefaultSeed, nb::arg("centre") = false,
@@ -151,11 +151,14 @@ void bind_flat(nb::module_& m) {
                    "estimator: str = 'tq', seed: int = 6085896237504099681, "
                    "centre: bool = False) -> None"),
            "d: 1 to 65,536. bits: 1 to 4 per coordinate. metric: \"ip\", \"l2\", \"cosine\" (or\n"
-           "FAISS's METRIC_INNER_PRODUCT, METRIC_L2). estimator: \"tq\" (unbiased), \"qjl\" (the\n"
-           "paper's Algorithm 2), \"qjlg\" (the same with a Gaussian projection) or \"mse\"\n"
-           "(smallest reconstruction error). centre: subtract the mean of the vectors given to\n"
-           "train, or else to the first add, and keep 4 bytes more per vector; it pays where\n"
-           "vectors share a direction.")
+           "FAISS's METRIC_INNER_PRODUCT, METRIC_L2). estimator: \"tq\" (unbiased), \"t\" (a "
+           "trellis\n"
+           "code: also unbiased, smaller errors, slower to add), \"qjl\" (the paper's\n"
+           "Algorithm 2), \"qjlg\" (the same with a Gaussian projection) or \"mse\" (smallest\n"
+           "reconstruction error). centre: subtract the mean of the vectors given to train, or "
+           "else\n"
+           "to the first add, and keep 4 bytes more per vector; it pays where vectors share a\n"
+           "direction.")
       .def_prop_rw("prune_confidence", &PyIndexTurboQuant::prune_confidence,
                    &PyIndexTurboQuant::set_prune_confidence,
                    "0 (scan everything), or above 0.5 and below 1: searches of up to 3 queries in\n"

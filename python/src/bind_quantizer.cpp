@@ -118,8 +118,8 @@ void bind_quantizer(nb::module_& m) {
              bool with_norm) { new (self) Quantizer(make(d, bits, estimator, seed, with_norm)); },
           nb::arg("d"), nb::arg("bits") = 3, nb::arg("estimator") = "tq",
           nb::arg("seed") = QuantizerOptions::kDefaultSeed, nb::arg("with_norm") = false,
-          "bits: 1 to 4. estimator: \"tq\", \"qjl\", \"qjlg\" or \"mse\". with_norm: also store\n"
-          "|x|^2, 4 bytes.")
+          "bits: 1 to 4. estimator: \"tq\", \"t\", \"qjl\", \"qjlg\" or \"mse\". with_norm:\n"
+          "also store |x|^2, 4 bytes.")
       .def("quantize", &quantize, nb::arg("x"),
            nb::sig("def quantize(self, x: object) -> numpy.ndarray"),
            "Codes uint8 (n, code_size) of x (n, d), or (code_size,) of x (d,).")

@@ -79,8 +79,8 @@ class PyGpuIndex {
     std::unique_ptr<Selector> made;
     const Selector* selector = Selector::from(selector_object, made);
     if (selector == nullptr) throw nb::type_error("remove_ids needs ids, not None");
-    return on_stream(
-        0, [&](GpuIndexTurboQuant& index) { return index.remove_ids(selector->get()); });
+    return on_stream(0,
+                     [&](GpuIndexTurboQuant& index) { return index.remove_ids(selector->get()); });
   }
 
   nb::object reconstruct(std::int64_t id) {
@@ -91,7 +91,8 @@ class PyGpuIndex {
       index.reconstruct(id, x.get());
       return true;
     });
-    if (!there) throw nb::index_error(("id " + std::to_string(id) + " is not in the index").c_str());
+    if (!there)
+      throw nb::index_error(("id " + std::to_string(id) + " is not in the index").c_str());
     return to_numpy(std::move(x), 1, d, true);
   }
 
@@ -182,8 +183,7 @@ void bind_gpu_index(nb::module_& m) {
       .def_prop_ro("d", [](const PyGpuIndex& self) { return self.get().d; })
       .def_prop_ro("device", [](const PyGpuIndex& self) { return self.get().device(); })
       .def_prop_ro("code_size", [](const PyGpuIndex& self) { return self.get().sa_code_size(); })
-      .def_prop_ro("name",
-                   [](const PyGpuIndex& self) { return index_name(self.get().options()); })
+      .def_prop_ro("name", [](const PyGpuIndex& self) { return index_name(self.get().options()); })
       .def_prop_ro("metric", [](const PyGpuIndex& self) {
         return metric_name(self.get().metric_type, self.get().options().normalize);
       });

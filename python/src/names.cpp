@@ -37,14 +37,17 @@ void parse_estimator(const std::string& name, Estimator& estimator, Projection& 
     if (name == "qjlg") projection = Projection::kGaussian;
   } else if (name == "mse") {
     estimator = Estimator::kMse;
+  } else if (name == "t") {
+    estimator = Estimator::kTrellis;
   } else {
     throw std::invalid_argument(
-        "the estimator must be \"tq\", \"qjl\", \"qjlg\" or \"mse\", not \"" + name + "\"");
+        "the estimator must be \"tq\", \"t\", \"qjl\", \"qjlg\" or \"mse\", not \"" + name + "\"");
   }
 }
 
 std::string estimator_name(Estimator estimator, Projection projection) {
   if (estimator == Estimator::kMse) return "mse";
+  if (estimator == Estimator::kTrellis) return "t";
   if (estimator == Estimator::kTurboQuant) return "tq";
   return projection == Projection::kGaussian ? "qjlg" : "qjl";
 }

@@ -18,7 +18,7 @@ struct MetricName {
 MetricName parse_metric(nanobind::handle metric);
 std::string metric_name(faiss::MetricType metric, bool normalize);
 
-/// "tq", "qjl", "qjlg" or "mse".
+/// "tq", "t", "qjl", "qjlg" or "mse".
 void parse_estimator(const std::string& name, Estimator& estimator, Projection& projection);
 std::string estimator_name(Estimator estimator, Projection projection);
 

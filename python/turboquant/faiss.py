@@ -30,7 +30,7 @@ class TurboQuantFields(NamedTuple):
     d: int
     ntotal: int
     bits: int
-    estimator: str  #: "tq", "qjl", "qjlg" or "mse"
+    estimator: str  #: "tq", "t", "qjl", "qjlg" or "mse"
     metric: str  #: "ip", "l2" or "cosine"
     seed: int
     code_size: int  #: bytes per vector
@@ -134,7 +134,7 @@ def fields(index: Any) -> TurboQuantFields | None:
     found = _find(index)
     if found is None:
         return None
-    estimator = ["tq", "qjlg" if found.projection else "qjl", "mse"][found.estimator]
+    estimator = ["tq", "qjlg" if found.projection else "qjl", "mse", "t"][found.estimator]
     metric = "l2" if found.metric == 1 else "cosine" if found.normalize else "ip"
     return TurboQuantFields(
         d=found.d,

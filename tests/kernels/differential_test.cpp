@@ -13,6 +13,7 @@
 #include "kernels/kernel_table.h"
 #include "quantizer/aligned.h"
 #include "quantizer/levels.h"
+#include "quantizer/trellis.h"
 
 namespace turboquant::kernels {
 namespace {
@@ -214,9 +215,15 @@ TEST_P(Backend, DotRowsAtExtremes) {
   }
 }
 
+// The levels of scalar codes, and what trellis codes can reach.
 TEST_P(Backend, DotTile) {
-  for (int bits = 1; bits <= 4; ++bits) {
-    const CodeTable& table = level_table(bits);
+  for (int bits = 1; bits <= 8; ++bits) {
+    CodeTable table = level_table(bits > 4 ? bits - 4 : bits);
+    if (bits > 4) {
+      table.offset = trellis_table(bits - 4).offset;
+      table.levels[0] = static_cast<std::int8_t>(-table.offset);
+      table.levels[15] = static_cast<std::int8_t>(table.offset);
+    }
     for (const std::size_t d : {64, 128, 320, 384, 1024}) {
       for (const std::size_t n_rows : {16, 48, 64}) {
         for (std::size_t groups = 1; groups <= 5; ++groups) {
@@ -250,6 +257,82 @@ TEST_P(Backend, DotTile) {
           ASSERT_EQ(std::memcmp(a.data(), b.data(), a.size() * 4), 0)
               << bits << " " << d << " " << n_rows << " " << groups;
         }
+      }
+    }
+  }
+}
+
+TEST_P(Backend, TrellisEncode) {
+  for (int bits = 1; bits <= 4; ++bits) {
+    const TrellisTable& table = trellis_table(bits);
+    for (const std::size_t d : lengths()) {
+      // Coordinates of the expected size, of every size up to overflow, and equal ones, whose many
+      // equal sums show the order of preference.
+      std::vector<std::vector<float>> inputs = {normals(d), std::vector<float>(d, 0.0f)};
+      if (d % 7 == 0 || d > 300) {
+        inputs.push_back(normals(d, 30));
+        inputs.push_back(normals(d, 1e37f));
+        inputs.push_back(std::vector<float>(d, -1.0f));
+        std::vector<float> alternating(d);
+        for (std::size_t i = 0; i < d; ++i) alternating[i] = i / 3 % 2 == 0 ? 5.0f : -5.0f;
+        inputs.push_back(alternating);
+      }
+      for (const std::vector<float>& y : inputs) {
+        const std::size_t bytes = trellis_bytes(d, bits);
+        std::vector<std::uint8_t> a(bytes + 1, 0xee), b(bytes + 1, 0xee);
+        AlignedVector<std::uint8_t> work(trellis_work_bytes(d, bits));
+        reference().trellis_encode(y.data(), d, table, work.data(), a.data());
+        tested().trellis_encode(y.data(), d, table, work.data(), b.data());
+        ASSERT_EQ(a, b) << bits << " " << d;
+        EXPECT_EQ(b[bytes], 0xee);
+      }
+    }
+  }
+}
+
+TEST_P(Backend, TrellisDecode) {
+  for (int bits = 1; bits <= 4; ++bits) {
+    const TrellisTable& table = trellis_table(bits);
+    for (const std::size_t d : lengths()) {
+      const std::vector<std::uint8_t> row = codes(trellis_bytes(d, bits), 8);
+      OddBytes odd(row);
+      for (const std::int32_t add : {0, table.offset}) {
+        std::vector<std::int8_t> out(round_up(d, kBlock));
+        tested().trellis_decode(odd.data(), d, table, add, out.data());
+        unsigned state = row[0];
+        for (std::size_t i = 0; i < d; ++i) {
+          for (int b = 0; b < bits; ++b) {
+            const std::size_t at = 8 + i * static_cast<std::size_t>(bits) + b;
+            state = (state << 1 | (row[at / 8] >> (7 - at % 8) & 1)) & 255;
+          }
+          ASSERT_EQ(out[i], static_cast<std::int8_t>(table.levels[state] + add)) << d << " " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Backend, TrellisDotRows) {
+  for (int bits = 1; bits <= 4; ++bits) {
+    const TrellisTable& table = trellis_table(bits);
+    for (const std::size_t d : lengths()) {
+      const std::size_t n = 1 + random_() % 11;
+      const std::size_t stride = trellis_bytes(d, bits) + random_() % 9;
+      OddBytes odd(codes(stride * (n - 1) + trellis_bytes(d, bits), 8));
+      std::vector<std::int8_t> q = query(d);
+      if (d % 3 == 0) std::fill_n(q.begin(), d, static_cast<std::int8_t>(d % 2 == 0 ? 127 : -127));
+      std::int32_t sum = 0;
+      for (const auto v : q) sum += v;
+      std::vector<std::uint32_t> order(n + 3);
+      for (auto& r : order) r = static_cast<std::uint32_t>(random_() % n);
+      for (const bool chosen : {false, true}) {
+        const std::size_t count = chosen ? order.size() : n;
+        std::vector<std::int32_t> a(count), b(count);
+        reference().trellis_dot_rows(odd.data(), stride, chosen ? order.data() : nullptr, count, d,
+                                     table, {q.data(), sum}, a.data());
+        tested().trellis_dot_rows(odd.data(), stride, chosen ? order.data() : nullptr, count, d,
+                                  table, {q.data(), sum}, b.data());
+        expect_same_bits(a, b);
       }
     }
   }

@@ -42,11 +42,13 @@ std::vector<std::string> lines() {
   for (const std::size_t d : {384, 768, 1000, 1536, 3072}) dimensions.push_back(d);
   for (const std::size_t d : dimensions) {
     const std::vector<float> x = gaussian_vectors(3, d, d), q = gaussian_vectors(2, d, d + 1);
-    for (const Estimator estimator : {Estimator::kTurboQuant, Estimator::kQjl, Estimator::kMse}) {
+    for (const Estimator estimator :
+         {Estimator::kTurboQuant, Estimator::kQjl, Estimator::kMse, Estimator::kTrellis}) {
       for (const Projection projection : {Projection::kOrthogonal, Projection::kGaussian}) {
         if (projection == Projection::kGaussian && (estimator != Estimator::kQjl || d > 100))
           continue;
-        if (estimator != Estimator::kTurboQuant && d > 20 && d % 29 != 0) continue;
+        const bool every = estimator == Estimator::kTurboQuant || estimator == Estimator::kTrellis;
+        if (!every && d > 20 && d % 29 != 0) continue;
         std::ostringstream line;
         line << "d=" << d << " estimator=" << static_cast<int>(estimator)
              << " projection=" << static_cast<int>(projection);

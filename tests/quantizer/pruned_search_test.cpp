@@ -130,6 +130,7 @@ TEST(PrunedSearch, WhatItIsFor) {
   EXPECT_FALSE(can_prune(four, 1, kRows, kRows / 16));
   EXPECT_FALSE(can_prune(Quantizer(Set::options(1, kIp, Estimator::kTurboQuant)), 1, kRows, 10));
   EXPECT_FALSE(can_prune(Quantizer(Set::options(4, kIp, Estimator::kQjl)), 1, kRows, 10));
+  EXPECT_FALSE(can_prune(Quantizer(Set::options(4, kIp, Estimator::kTrellis)), 1, kRows, 10));
 }
 
 }  // namespace

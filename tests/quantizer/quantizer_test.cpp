@@ -61,17 +61,23 @@ TEST(Quantizer, EveryByteIsCounted) {
       EXPECT_EQ(Quantizer(o).code_size(), packed + 8);
       o.estimator = Estimator::kQjl;
       EXPECT_EQ(Quantizer(o).code_size(), packed + 12);
+      o.estimator = Estimator::kTrellis;
+      EXPECT_EQ(Quantizer(o).code_size(), packed + 9);
     }
   }
 }
 
 TEST(Quantizer, NothingIsWrittenPastARow) {
   for (const std::size_t d : {1, 50, 63, 65, 384}) {
-    const Quantizer quantizer(options(d, 3));
-    std::vector<std::uint8_t> codes(quantizer.code_size() + 16, 0xab);
-    const std::vector<float> x = gaussian_vectors(1, d, 1);
-    quantizer.quantize(x.data(), 1, codes.data());
-    for (std::size_t i = quantizer.code_size(); i < codes.size(); ++i) EXPECT_EQ(codes[i], 0xab);
+    for (const Estimator estimator : {Estimator::kTurboQuant, Estimator::kTrellis}) {
+      QuantizerOptions o = options(d, 3);
+      o.estimator = estimator;
+      const Quantizer quantizer(o);
+      std::vector<std::uint8_t> codes(quantizer.code_size() + 16, 0xab);
+      const std::vector<float> x = gaussian_vectors(1, d, 1);
+      quantizer.quantize(x.data(), 1, codes.data());
+      for (std::size_t i = quantizer.code_size(); i < codes.size(); ++i) EXPECT_EQ(codes[i], 0xab);
+    }
   }
 }
 
@@ -94,7 +100,8 @@ TEST(Quantizer, SignOfACodeIsItsTopBit) {
 TEST(Quantizer, ReconstructionsScoreLikeTheirCodes) {
   for (const std::size_t d : {50, 384, 1000}) {
     const std::vector<float> x = gaussian_vectors(4, d, 2), q = gaussian_vectors(3, d, 3);
-    for (const Estimator estimator : {Estimator::kTurboQuant, Estimator::kQjl, Estimator::kMse}) {
+    for (const Estimator estimator :
+         {Estimator::kTurboQuant, Estimator::kQjl, Estimator::kMse, Estimator::kTrellis}) {
       for (const Projection projection : {Projection::kOrthogonal, Projection::kGaussian}) {
         for (int bits = 1; bits <= 4; ++bits) {
           QuantizerOptions o = options(d, bits);
@@ -124,7 +131,8 @@ TEST(Quantizer, ReconstructionsScoreLikeTheirCodes) {
 
 TEST(Quantizer, ZeroVectorsScoreZero) {
   const std::vector<float> zero(96, 0.0f), x = gaussian_vectors(1, 96, 4);
-  for (const Estimator estimator : {Estimator::kTurboQuant, Estimator::kQjl, Estimator::kMse}) {
+  for (const Estimator estimator :
+       {Estimator::kTurboQuant, Estimator::kQjl, Estimator::kMse, Estimator::kTrellis}) {
     QuantizerOptions o = options(96, 3);
     o.estimator = estimator;
     const Quantizer quantizer(o);

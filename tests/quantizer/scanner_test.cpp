@@ -119,7 +119,8 @@ void expect_same(const Results& got, const Results& expected, const std::string&
 }
 
 constexpr Metric kMetrics[] = {Metric::kInnerProduct, Metric::kL2};
-constexpr Estimator kEstimators[] = {Estimator::kTurboQuant, Estimator::kQjl, Estimator::kMse};
+constexpr Estimator kEstimators[] = {Estimator::kTurboQuant, Estimator::kQjl, Estimator::kMse,
+                                     Estimator::kTrellis};
 
 TEST(Scanner, TopKEqualsBruteForce) {
   for (const Metric metric : kMetrics) {

@@ -33,7 +33,7 @@ struct RemoteCommands::Parts {
   }
 
   void add_new_collection(CLI::App* sub) {
-    sub->add_option("--factory", made.factory, "TQ1 to TQ4, and qjl, qjlg or mse")
+    sub->add_option("--factory", made.factory, "TQ1 to TQ4, and t, qjl, qjlg or mse")
         ->capture_default_str();
     sub->add_option("--metric", made.metric, "ip, cosine or l2")
         ->check(CLI::IsMember({"ip", "cosine", "l2"}))
