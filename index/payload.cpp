@@ -16,6 +16,7 @@
 #include "index/checksum.h"
 #include "index/packed_lists.h"
 #include "index/packed_rows.h"
+#include "quantizer/quantizer_impl.h"
 
 namespace turboquant {
 namespace {

@@ -2,6 +2,7 @@
 // serves as many products. Internal linkage, one copy per backend.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/kernel_table.h"
@@ -40,6 +41,20 @@ inline void dot_by(const std::uint8_t* codes, std::size_t stride, const std::uin
     const auto products = dot(row);
     std::memcpy(dots + j, &products, (n - j) * sizeof(std::int32_t));
   }
+}
+
+/// The same without a way to take one row by itself.
+template <std::size_t Rows, std::size_t PrefetchBytes, typename Dot>
+inline void dot_by(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
+                   std::size_t n, std::int32_t* dots, const Dot& dot) {
+  dot_by<Rows, PrefetchBytes>(codes, stride, rows, n, dots, dot, [&](const std::uint8_t* row) {
+    const std::uint8_t* same[Rows];
+    std::fill_n(same, Rows, row);
+    const auto products = dot(same);
+    std::int32_t first;
+    std::memcpy(&first, &products, sizeof first);
+    return first;
+  });
 }
 
 }  // namespace
