@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "quantizer/row_factors.h"
 #include "quantizer/tile_operands.h"
 
 namespace turboquant {
@@ -99,80 +100,28 @@ class Scan {
     return block_.contiguous ? block_.first + j : block_.ids[j];
   }
 
-  using Four = float __attribute__((vector_size(16)));  // stores of four take less time than four
-
-  // first[j], second[j] = the neighbouring factors of row j of the block, `offset` bytes behind its
-  // start.
-  void load_two(float* first, float* second, std::size_t offset) const {
-    const std::size_t size = size_;
-    const std::size_t n = block_.n;
-    const auto read = [](const std::uint8_t* at) {
-      std::int64_t both;
-      std::memcpy(&both, at, 8);
-      return both;
-    };
-    std::size_t j = 0;
-    if (block_.contiguous) {
-      using Pairs = std::int64_t __attribute__((vector_size(16)));
-      const std::uint8_t* at = rows_.codes + block_.first * size + offset;
-      for (; j + 4 <= n; j += 4, at += 4 * size) {
-        const auto a = reinterpret_cast<Four>(Pairs{read(at), read(at + size)});
-        const auto b = reinterpret_cast<Four>(Pairs{read(at + 2 * size), read(at + 3 * size)});
-        const Four firsts = __builtin_shufflevector(a, b, 0, 2, 4, 6);
-        const Four seconds = __builtin_shufflevector(a, b, 1, 3, 5, 7);
-        std::memcpy(first + j, &firsts, sizeof firsts);
-        std::memcpy(second + j, &seconds, sizeof seconds);
-      }
-    }
-    for (; j < n; ++j) {
-      first[j] = Quantizer::Impl::read_float(rows_.codes + id(j) * size + offset);
-      second[j] = Quantizer::Impl::read_float(rows_.codes + id(j) * size + offset + 4);
-    }
-  }
-
-  void load_one(float* to, std::size_t offset) const {
-    const std::size_t size = size_;
-    const std::size_t n = block_.n;
-    const auto read = [](const std::uint8_t* at) { return Quantizer::Impl::read_float(at); };
-    std::size_t j = 0;
-    if (block_.contiguous) {
-      const std::uint8_t* at = rows_.codes + block_.first * size + offset;
-      for (; j + 4 <= n; j += 4, at += 4 * size) {
-        const Four four = {read(at), read(at + size), read(at + 2 * size), read(at + 3 * size)};
-        std::memcpy(to + j, &four, sizeof four);
-      }
-    }
-    for (; j < n; ++j) to[j] = read(rows_.codes + id(j) * size + offset);
+  BlockRows block_rows() const {
+    const std::size_t first = block_.contiguous ? block_.first : 0;
+    return {rows_.codes + first * size_, size_, block_.contiguous ? nullptr : block_.ids, block_.n};
   }
 
   // Reads the factors; called once the codes have brought the rows into the cache.
   void load_factors() {
     // In a row: scale, residual scale, centre product, norm, as far as it has them.
+    const BlockRows rows = block_rows();
     float* second = impl_.two_parts() ? block_.residual
                     : impl_.centred() ? block_.term
                                       : block_.norm;
     if (impl_.two_parts() || terms_) {
-      load_two(block_.scale, second, impl_.scale_at());
+      turboquant::load_factors(rows, impl_.scale_at(), block_.scale, second);
     } else {
-      load_one(block_.scale, impl_.scale_at());
+      load_factor(rows, impl_.scale_at(), block_.scale);
     }
-    if (impl_.two_parts() && impl_.centred()) load_one(block_.term, impl_.centre_at());
-    if (l2_ && second != block_.norm) load_one(block_.norm, impl_.norm_at());
-    if (terms_) {
-      if (!impl_.centred()) std::fill_n(block_.term, block_.n, 0.0f);
-      const auto lower = [&](const auto& norm) {
-        float* term = block_.term;
-        const Metric metric = l2_ ? Metric::kL2 : Metric::kInnerProduct;
-        for (std::size_t j = 0, n = block_.n; j < n; ++j) {
-          term[j] = Quantizer::Impl::term(norm(j), term[j], metric);
-        }
-      };
-      if (l2_) {
-        lower([norm = block_.norm](std::size_t j) { return norm[j]; });
-      } else {
-        lower([](std::size_t) { return 0.0f; });
-      }
-    }
+    if (impl_.two_parts() && impl_.centred()) load_factor(rows, impl_.centre_at(), block_.term);
+    if (l2_ && second != block_.norm) load_factor(rows, impl_.norm_at(), block_.norm);
+    if (!terms_) return;
+    if (!impl_.centred()) std::fill_n(block_.term, block_.n, 0.0f);
+    lower_terms(queries_.metric(), l2_ ? block_.norm : nullptr, block_.n, block_.term);
   }
 
   void update_cutoff(std::size_t q) {
@@ -191,17 +140,16 @@ class Scan {
 
   void one_query(std::size_t q) {
     const auto& prepared = queries_.prepared();
-    const std::uint8_t* base = rows_.codes + (block_.contiguous ? block_.first * size_ : 0);
-    const std::uint32_t* chosen = block_.contiguous ? nullptr : block_.ids;
+    const BlockRows rows = block_rows();
     if (impl_.two_parts()) {
       load_factors();
       float products[kMostRows];
-      prepared.products(q, base, chosen, block_.n, products);
+      prepared.products(q, rows.codes, rows.chosen, rows.n, products);
       for (std::size_t j = 0; j < block_.n; ++j) offer_exact(q, j, products[j]);
       return;
     }
-    impl_.dot_rows(base, chosen, block_.n, impl_.levels, prepared.levels.view(q, impl_.padded),
-                   dots_.data());
+    impl_.dot_rows(rows.codes, rows.chosen, rows.n, impl_.levels,
+                   prepared.levels.view(q, impl_.padded), dots_.data());
     if (q == first_query_) load_factors();
     const std::size_t at = q - first_query_;
     const std::size_t n = impl_.kernels.select_rows(dots_.data(), block_.n, block_.scale,
