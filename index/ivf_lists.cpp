@@ -22,8 +22,7 @@ float ListCentroid::offset(const float* query) const {
   const float product =
       index_.codec().impl().kernels.dot(query, centroid_.data(), centroid_.size());
   if (std::isfinite(product)) return product;
-  return saturate(
-      std::inner_product(centroid_.begin(), centroid_.end(), query, double{0}));
+  return saturate(std::inner_product(centroid_.begin(), centroid_.end(), query, double{0}));
 }
 
 }  // namespace turboquant

@@ -157,9 +157,10 @@ class Scanner : public faiss::InvertedListScanner {
     CodeRows rows{codes, n, nullptr};
     std::size_t seen = n;
     if (sel != nullptr) {
-      seen = selected_rows(*sel, n, [&](std::size_t j) {
-        return ids != nullptr ? id_at(ids, j) : pair_of(list_no, j);
-      }, buffers.mask);
+      seen = selected_rows(
+          *sel, n,
+          [&](std::size_t j) { return ids != nullptr ? id_at(ids, j) : pair_of(list_no, j); },
+          buffers.mask);
       rows.mask = buffers.mask.data();
     }
     ThresholdSink<Take> sink(keep_max, threshold, take);

@@ -22,7 +22,7 @@ namespace turboquant {
 namespace {
 
 constexpr std::size_t kBatchBytes = std::size_t{64} << 20;  // what a batch of queries may take
-constexpr std::size_t kTaskRows = 16384;  // a longer list is shared among threads
+constexpr std::size_t kTaskRows = 16384;                    // a longer list is shared among threads
 
 // An option of newer versions: max_codes is then at least k, and reached by whole lists.
 template <class Params>
@@ -46,8 +46,8 @@ bool iterates(const Lists&, long) {
 // What of one list a search looks at.
 struct ListRows {
   std::int64_t list = 0;
-  std::size_t begin = 0, end = 0;    // rows
-  bool masked = false;               // then by mask, whose bit 0 is row `begin`
+  std::size_t begin = 0, end = 0;  // rows
+  bool masked = false;             // then by mask, whose bit 0 is row `begin`
   std::vector<std::uint64_t> mask;
 
   // How many of the rows below `limit` are looked at.
@@ -236,7 +236,8 @@ class Search {
       return;
     }
     rows.masked = true;
-    selected_rows(*selector_, rows.end, [&](std::size_t j) { return id_at(ids, j); }, rows.mask);
+    selected_rows(
+        *selector_, rows.end, [&](std::size_t j) { return id_at(ids, j); }, rows.mask);
   }
 
   // probes_: ordered by list; but the first probe of each query comes before all others, because

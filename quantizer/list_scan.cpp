@@ -11,11 +11,11 @@ namespace {
 using kernels::Hit;
 using kernels::kLane;
 
-constexpr std::size_t kRowBytes = 32768;   // decoded rows that stay in the first-level cache
-constexpr std::size_t kMostRows = 256;     // rows of a block
-constexpr std::size_t kMostVisits = 256;   // queries packed at once
-constexpr std::size_t kGroups = 4;         // query groups of a tile
-constexpr float kSlack = 1e-6f;            // several times what rounding can do to a cut-off
+constexpr std::size_t kRowBytes = 32768;  // decoded rows that stay in the first-level cache
+constexpr std::size_t kMostRows = 256;    // rows of a block
+constexpr std::size_t kMostVisits = 256;  // queries packed at once
+constexpr std::size_t kGroups = 4;        // query groups of a tile
+constexpr float kSlack = 1e-6f;           // several times what rounding can do to a cut-off
 
 // How many of n visits to serve by tiles: those that fill them, and the rest where a tile with
 // unused queries still takes less time than single rows and the decoding that tiles need.
@@ -175,9 +175,9 @@ void ListScan::scan_rows(const Pass& pass, std::size_t v) {
                          chosen ? ids_.data() : nullptr, count_, impl_.options.dimension,
                          impl_.levels, pass.prepared.levels.view(q, impl_.padded), dots_.data());
   if (v == 0) load_factors(pass);
-  const std::size_t n = impl_.kernels.select_rows(
-      dots_.data(), count_, scale_.data(), metric_ == Metric::kL2 ? term_.data() : nullptr,
-      query_term_[v], cutoff_[v], hits_.data());
+  const std::size_t n = impl_.kernels.select_rows(dots_.data(), count_, scale_.data(),
+                                                  metric_ == Metric::kL2 ? term_.data() : nullptr,
+                                                  query_term_[v], cutoff_[v], hits_.data());
   const float scale = pass.prepared.levels.scales[q];
   for (std::size_t h = 0; h < n; ++h) {
     const Hit& hit = hits_[h];
@@ -201,10 +201,10 @@ void ListScan::scan_tiles(const Pass& pass) {
                            bias_.data() + g * kLane, dots_.data());
     for (std::size_t i = 0; i < groups; ++i) {
       const std::size_t first = (g + i) * kLane;
-      const std::size_t n = impl_.kernels.select_tile(
-          dots_.data() + i * n_rows * kLane, count_, scale_.data(),
-          metric_ == Metric::kL2 ? term_.data() : nullptr, &query_term_[first], &cutoff_[first],
-          hits_.data());
+      const std::size_t n =
+          impl_.kernels.select_tile(dots_.data() + i * n_rows * kLane, count_, scale_.data(),
+                                    metric_ == Metric::kL2 ? term_.data() : nullptr,
+                                    &query_term_[first], &cutoff_[first], hits_.data());
       for (std::size_t h = 0; h < n; ++h) {
         const Hit& hit = hits_[h];
         const std::size_t v = first + hit.query;
@@ -220,8 +220,7 @@ void ListScan::scan_tiles(const Pass& pass) {
 void ListScan::scan_both_parts(const Pass& pass, std::size_t v) {
   const bool chosen = pass.rows.mask != nullptr;
   float products[kMostRows];
-  pass.prepared.products(pass.visits[v].prepared,
-                         pass.rows.codes + (chosen ? 0 : first_ * size_),
+  pass.prepared.products(pass.visits[v].prepared, pass.rows.codes + (chosen ? 0 : first_ * size_),
                          chosen ? ids_.data() : nullptr, count_, products);
   if (v == 0) load_factors(pass);
   for (std::size_t j = 0; j < count_; ++j) offer(pass, v, j, products[j]);

@@ -53,11 +53,11 @@ class ListScan {
   std::vector<std::uint32_t> ids_;  // their numbers, where a mask chose them
   std::vector<float> scale_, norm_, term_;
 
-  std::vector<float> cutoff_, query_term_;     // of each visit
-  AlignedVector<std::int8_t> packed_;          // [groups][padded / 4][kLane][4]
-  AlignedVector<std::int32_t> bias_;           // [groups][kLane]
-  AlignedVector<std::int8_t> decoded_;         // [rows][padded]
-  AlignedVector<std::int32_t> dots_;           // [groups][rows][kLane]
+  std::vector<float> cutoff_, query_term_;  // of each visit
+  AlignedVector<std::int8_t> packed_;       // [groups][padded / 4][kLane][4]
+  AlignedVector<std::int32_t> bias_;        // [groups][kLane]
+  AlignedVector<std::int8_t> decoded_;      // [rows][padded]
+  AlignedVector<std::int32_t> dots_;        // [groups][rows][kLane]
   std::vector<kernels::Hit> hits_;
 };
 

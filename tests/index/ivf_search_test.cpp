@@ -109,8 +109,8 @@ class Ivf {
           const std::int64_t id = index.invlists->get_single_id(list, j);
           if (params.sel != nullptr && !params.sel->is_member(id)) continue;
           ++scanned;
-          const float score = scanner->distance_to_code(index.invlists->get_codes(list) +
-                                                        j * index.code_size);
+          const float score =
+              scanner->distance_to_code(index.invlists->get_codes(list) + j * index.code_size);
           found.emplace_back(largest ? -score : score,
                              pairs ? static_cast<std::int64_t>(faiss::lo_build(list, j)) : id);
         }
@@ -180,8 +180,8 @@ TEST_P(IvfSearch, FaissLoopFindsTheSameDistances) {
   params.nprobe = 4;
   faiss::IDSelectorRange half(100, 1000);
   faiss::IDSelectorNot others(&half);
-  for (faiss::IDSelector* selector : {static_cast<faiss::IDSelector*>(nullptr),
-                                      static_cast<faiss::IDSelector*>(&others)}) {
+  for (faiss::IDSelector* selector :
+       {static_cast<faiss::IDSelector*>(nullptr), static_cast<faiss::IDSelector*>(&others)}) {
     params.sel = selector;
     const Results ours = ivf.search(Ivf::By::kBatch, 15, params);
     EXPECT_EQ(ivf.search(Ivf::By::kFaiss, 15, params).distances, ours.distances);
@@ -252,8 +252,8 @@ TEST_P(IvfSearch, MaxCodes) {
   params.nprobe = 6;
   faiss::IDSelectorRange range(40, 1300);
   faiss::IDSelectorNot others(&range);
-  for (faiss::IDSelector* selector : {static_cast<faiss::IDSelector*>(nullptr),
-                                      static_cast<faiss::IDSelector*>(&others)}) {
+  for (faiss::IDSelector* selector :
+       {static_cast<faiss::IDSelector*>(nullptr), static_cast<faiss::IDSelector*>(&others)}) {
     params.sel = selector;
     for (const std::size_t most : {1, 50, 333, 5000}) {
       params.max_codes = most;
@@ -288,7 +288,8 @@ TEST_P(IvfSearch, StatisticsCountListsAndRows) {
   ivf.index.nprobe = 3;
   const auto lists = ivf.assign(3);
   std::size_t rows = 0;
-  for (const std::int64_t list : lists) rows += ivf.index.get_list_size(static_cast<std::size_t>(list));
+  for (const std::int64_t list : lists)
+    rows += ivf.index.get_list_size(static_cast<std::size_t>(list));
   faiss::indexIVF_stats.reset();
   test::search(ivf.index, ivf.queries, 10);
   EXPECT_EQ(faiss::indexIVF_stats.nq, static_cast<std::size_t>(kQueries));
@@ -374,8 +375,8 @@ TEST(IvfSearchLong, OneLongListEqualsTheFlatIndex) {
     faiss::SearchParametersIVF ivf_params;
     faiss::SearchParameters params;
     expect_same(test::search(one, queries, 100), test::search(flat, queries, 100));
-    for (faiss::IDSelector* selector : {static_cast<faiss::IDSelector*>(&range),
-                                        static_cast<faiss::IDSelector*>(&others)}) {
+    for (faiss::IDSelector* selector :
+         {static_cast<faiss::IDSelector*>(&range), static_cast<faiss::IDSelector*>(&others)}) {
       ivf_params.sel = params.sel = selector;
       expect_same(test::search(one, queries, 100, &ivf_params),
                   test::search(flat, queries, 100, &params));
