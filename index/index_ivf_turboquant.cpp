@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "index/checks.h"
+#include "index/ivf_coarse.h"
 #include "index/ivf_scanner.h"
 #include "index/ivf_search.h"
 
@@ -76,10 +77,9 @@ void IndexIVFTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, 
   faiss::IndexIVFStats stats;
   const std::size_t wanted = static_cast<std::size_t>(n) * probes;
   std::vector<std::int64_t> lists(wanted);
-  std::vector<float> centroid_distances(wanted);
   const double start = faiss::getmillisecs();
-  quantizer->search(n, x, static_cast<std::int64_t>(probes), centroid_distances.data(),
-                    lists.data(), ivf != nullptr ? ivf->quantizer_params : nullptr);
+  nearest_lists(*this, n, x, static_cast<std::int64_t>(probes), lists.data(),
+                ivf != nullptr ? ivf->quantizer_params : nullptr);
   stats.quantization_time = faiss::getmillisecs() - start;
   for (std::size_t i = 0; i < wanted; i += kMostPrefetched) {
     invlists->prefetch_lists(lists.data() + i,

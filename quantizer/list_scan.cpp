@@ -141,18 +141,25 @@ std::size_t ListScan::next_block(const Pass& pass, std::size_t row, std::size_t 
   return row;
 }
 
-const std::uint8_t* ListScan::row_at(const Pass& pass, std::size_t j) const {
-  return pass.rows.codes + size_ * (pass.rows.mask == nullptr ? first_ + j : ids_[j]);
+BlockRows ListScan::block_rows(const Pass& pass) const {
+  const bool all = pass.rows.mask == nullptr;
+  return {pass.rows.codes + (all ? first_ * size_ : 0), size_, all ? nullptr : ids_.data(), count_};
 }
 
 // Called once the codes have brought the rows into the cache.
-void ListScan::load_factors(const Pass& pass) {
-  for (std::size_t j = 0; j < count_; ++j) scale_[j] = impl_.scale(row_at(pass, j));
-  if (metric_ != Metric::kL2) return;
-  for (std::size_t j = 0; j < count_; ++j) {
-    norm_[j] = impl_.norm_squared(row_at(pass, j));
-    term_[j] = impl_.term(row_at(pass, j), metric_);
+void ListScan::load_factors(const BlockRows& rows) {
+  if (metric_ != Metric::kL2) {
+    load_factor(rows, impl_.scale_at(), scale_.data());
+    return;
   }
+  if (impl_.two_parts()) {
+    load_factor(rows, impl_.scale_at(), scale_.data());
+    load_factor(rows, impl_.norm_at(), norm_.data());
+  } else {
+    turboquant::load_factors(rows, impl_.scale_at(), scale_.data(), norm_.data());
+  }
+  std::fill_n(term_.data(), rows.n, 0.0f);
+  lower_terms(metric_, norm_.data(), rows.n, term_.data());
 }
 
 void ListScan::offer(const Pass& pass, std::size_t v, std::size_t j, float product) {
@@ -170,10 +177,10 @@ void ListScan::offer(const Pass& pass, std::size_t v, std::size_t j, float produ
 
 void ListScan::scan_rows(const Pass& pass, std::size_t v) {
   const std::size_t q = pass.visits[v].prepared;
-  const bool chosen = pass.rows.mask != nullptr;
-  impl_.dot_rows(pass.rows.codes + (chosen ? 0 : first_ * size_), chosen ? ids_.data() : nullptr,
-                 count_, impl_.levels, pass.prepared.levels.view(q, impl_.padded), dots_.data());
-  if (v == 0) load_factors(pass);
+  const BlockRows rows = block_rows(pass);
+  impl_.dot_rows(rows.codes, rows.chosen, rows.n, impl_.levels,
+                 pass.prepared.levels.view(q, impl_.padded), dots_.data());
+  if (v == 0) load_factors(rows);
   const std::size_t n = impl_.kernels.select_rows(dots_.data(), count_, scale_.data(),
                                                   metric_ == Metric::kL2 ? term_.data() : nullptr,
                                                   query_term_[v], cutoff_[v], hits_.data());
@@ -186,10 +193,11 @@ void ListScan::scan_rows(const Pass& pass, std::size_t v) {
 
 void ListScan::scan_tiles(const Pass& pass) {
   const TileDecoder decoder(impl_, impl_.levels);
-  for (std::size_t j = 0; j < count_; ++j) {
-    decoder.decode(row_at(pass, j), decoded_.data() + j * impl_.padded);
+  const BlockRows rows = block_rows(pass);
+  for (std::size_t j = 0; j < rows.n; ++j) {
+    decoder.decode(rows[j], decoded_.data() + j * impl_.padded);
   }
-  load_factors(pass);
+  load_factors(rows);
   const std::size_t n_rows = kernels::round_up(count_, kLane);
   const std::size_t all = kernels::round_up(pass.tiled, kLane) / kLane;
   for (std::size_t g = 0; g < all; g += kGroups) {
@@ -216,12 +224,11 @@ void ListScan::scan_tiles(const Pass& pass) {
 
 // kQjl: two products a row, which no cut-off on one of them can judge.
 void ListScan::scan_both_parts(const Pass& pass, std::size_t v) {
-  const bool chosen = pass.rows.mask != nullptr;
+  const BlockRows rows = block_rows(pass);
   float products[kMostRows];
-  pass.prepared.products(pass.visits[v].prepared, pass.rows.codes + (chosen ? 0 : first_ * size_),
-                         chosen ? ids_.data() : nullptr, count_, products);
-  if (v == 0) load_factors(pass);
-  for (std::size_t j = 0; j < count_; ++j) offer(pass, v, j, products[j]);
+  pass.prepared.products(pass.visits[v].prepared, rows.codes, rows.chosen, rows.n, products);
+  if (v == 0) load_factors(rows);
+  for (std::size_t j = 0; j < rows.n; ++j) offer(pass, v, j, products[j]);
 }
 
 }  // namespace turboquant

@@ -8,6 +8,7 @@
 
 #include "quantizer/block_scan.h"
 #include "quantizer/prepared_queries.h"
+#include "quantizer/row_factors.h"
 #include "quantizer/scanner.h"
 
 namespace turboquant {
@@ -36,8 +37,8 @@ class ListScan {
   void pack(const Pass& pass);
   void update_cutoff(const Pass& pass, std::size_t v);
   std::size_t next_block(const Pass& pass, std::size_t row, std::size_t most);
-  const std::uint8_t* row_at(const Pass& pass, std::size_t j) const;
-  void load_factors(const Pass& pass);
+  BlockRows block_rows(const Pass& pass) const;
+  void load_factors(const BlockRows& rows);
   void scan_rows(const Pass& pass, std::size_t v);
   void scan_tiles(const Pass& pass);
   void scan_both_parts(const Pass& pass, std::size_t v);

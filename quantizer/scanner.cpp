@@ -187,6 +187,17 @@ std::vector<std::vector<RangeHit>> search_range(const Quantizer& quantizer, Metr
   return std::move(found[0]);
 }
 
+namespace {
+
+// A graph's rows lie anywhere: all cache lines of one are asked for at once.
+void prefetch_row(const Quantizer::Impl& impl, const std::uint8_t* row) {
+  const std::size_t size = impl.code_size();
+  for (std::size_t at = 0; at < size; at += 64) __builtin_prefetch(row + at);
+  __builtin_prefetch(row + size - 1);
+}
+
+}  // namespace
+
 struct QueryScorer::State {
   State(const Quantizer& q, Metric m)
       : quantizer(q), metric(m), prepared(q.impl(), 1), scratch(q.impl()) {}
@@ -217,8 +228,18 @@ void QueryScorer::set_query(const float* query) {
 }
 
 float QueryScorer::score(const std::uint8_t* code) const {
+  const PreparedQueries& prepared = state_->prepared;
+  const Quantizer::Impl& impl = prepared.impl();
+  prefetch_row(impl, code);
   float product;
-  state_->prepared.products(0, code, nullptr, 1, &product);
+  if (impl.two_parts() || impl.centred()) {
+    prepared.products(0, code, nullptr, 1, &product);
+  } else {
+    std::int32_t dot;
+    impl.kernels.dot_rows(code, 0, nullptr, 1, impl.options.dimension, impl.levels,
+                          prepared.levels.view(0, impl.padded), &dot);
+    product = scaled_product(dot, impl.scale(code), prepared.levels.scales[0]);
+  }
   return state_->finish(product, code);
 }
 
@@ -234,6 +255,7 @@ void QueryScorer::score_rows(const std::uint8_t* codes, const std::uint32_t* row
 
 float QueryScorer::symmetric(const std::uint8_t* a, const std::uint8_t* b) const {
   const Quantizer::Impl& impl = state_->quantizer.impl();
+  prefetch_row(impl, b);
   float product = 0;
   if (impl.two_parts()) {
     // No integer form: reconstruct one side and score it as a query would be.

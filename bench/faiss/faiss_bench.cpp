@@ -1,6 +1,7 @@
 // Our indexes against FAISS's own, in one process, on real vectors: recall, bytes, and time of a
 // batch and of single queries. The repetitions are interleaved, index after index, so that a slow
 // spell of the machine hits all alike; ratios are taken inside a repetition.
+#include <faiss/AutoTune.h>
 #include <faiss/IndexFlat.h>
 #include <faiss/impl/io.h>
 #include <faiss/index_factory.h>
@@ -26,7 +27,10 @@ struct Options {
                                         "TQ1",  "TQ2", "TQ3",         "TQ4"};
   std::string reference = "PQ{d}x4fs";
   std::size_t rows = 0, batch = 960, singles = 100;
+  std::vector<int> nprobes, efs;
   int k = 100, repetitions = 5, threads = 2;
+  bool l2 = false;
+  faiss::MetricType metric() const { return l2 ? faiss::METRIC_L2 : faiss::METRIC_INNER_PRODUCT; }
 };
 
 struct Data {
@@ -34,9 +38,11 @@ struct Data {
   std::vector<float> base, queries;
 };
 
+// An index and, where it has one, what sets how much of it a search looks at.
 struct Contender {
   std::string name;
-  std::unique_ptr<faiss::Index> index;
+  std::shared_ptr<faiss::Index> index;
+  std::string parameter;  // nprobe=8
   double train_s = 0, add_s = 0, bytes_per_vector = 0, recall = 0;
   std::vector<double> batch_s, single_s;
 };
@@ -94,11 +100,10 @@ std::string expand(std::string name, std::size_t d) {
   return name;
 }
 
-Contender build(const std::string& name, const Data& data) {
+Contender build(const std::string& name, const Data& data, faiss::MetricType metric) {
   Contender c;
   c.name = name;
-  c.index.reset(
-      faiss::index_factory(static_cast<int>(data.d), name.c_str(), faiss::METRIC_INNER_PRODUCT));
+  c.index.reset(faiss::index_factory(static_cast<int>(data.d), name.c_str(), metric));
   const auto n = static_cast<std::int64_t>(data.n);
   // Product quantizers train in thousands of tiny parallel loops, where threads only wait.
   const int threads = omp_get_max_threads();
@@ -112,9 +117,23 @@ Contender build(const std::string& name, const Data& data) {
   return c;
 }
 
-// The product with the kRecallAt-th nearest row, for each query.
-std::vector<float> exact_cutoffs(const Data& data) {
-  faiss::IndexFlatIP exact(static_cast<std::int64_t>(data.d));
+// One contender for each value of the parameter that the index has.
+std::vector<Contender> sweep(const Options& options, const Contender& built) {
+  const bool lists = built.name.find("IVF") != std::string::npos;
+  const bool graph = !lists && built.name.find("HNSW") != std::string::npos;
+  const std::vector<int>& values = lists ? options.nprobes : options.efs;
+  if ((!lists && !graph) || values.empty()) return {built};
+  std::vector<Contender> all;
+  for (const int value : values) {
+    all.push_back(built);
+    all.back().parameter = (lists ? "nprobe=" : "efSearch=") + std::to_string(value);
+  }
+  return all;
+}
+
+// The score of the kRecallAt-th nearest row, for each query.
+std::vector<float> exact_cutoffs(const Data& data, faiss::MetricType metric) {
+  faiss::IndexFlat exact(static_cast<std::int64_t>(data.d), metric);
   exact.add(static_cast<std::int64_t>(data.n), data.base.data());
   std::vector<float> scores(data.nq * kRecallAt), cutoffs(data.nq);
   std::vector<std::int64_t> ids(scores.size());
@@ -125,9 +144,10 @@ std::vector<float> exact_cutoffs(const Data& data) {
 }
 
 // The share of the first kRecallAt answers that are as near as the true ones. Judged by the exact
-// product, so that of equal rows any counts.
-double recall(const Data& data, const std::vector<float>& cutoffs, int k,
+// score, so that of equal rows any counts.
+double recall(const Data& data, faiss::MetricType metric, const std::vector<float>& cutoffs, int k,
               const std::vector<std::int64_t>& ids) {
+  const bool l2 = metric == faiss::METRIC_L2;
   std::size_t found = 0;
   for (std::size_t q = 0; q < data.nq; ++q) {
     for (std::size_t i = 0; i < kRecallAt; ++i) {
@@ -135,9 +155,13 @@ double recall(const Data& data, const std::vector<float>& cutoffs, int k,
       if (id < 0) continue;
       const float* x = data.base.data() + static_cast<std::size_t>(id) * data.d;
       const float* query = data.queries.data() + q * data.d;
-      double product = 0;
-      for (std::size_t j = 0; j < data.d; ++j) product += static_cast<double>(x[j]) * query[j];
-      found += product >= cutoffs[q] - 1e-5 * std::abs(cutoffs[q]);
+      double score = 0;
+      for (std::size_t j = 0; j < data.d; ++j) {
+        const double difference = static_cast<double>(x[j]) - query[j];
+        score += l2 ? -difference * difference : static_cast<double>(x[j]) * query[j];
+      }
+      const double cutoff = l2 ? -cutoffs[q] : cutoffs[q];
+      found += score >= cutoff - 1e-5 * std::abs(cutoff);
     }
   }
   return static_cast<double>(found) / static_cast<double>(data.nq * kRecallAt);
@@ -147,7 +171,7 @@ void measure(const Options& options, const Data& data, std::vector<Contender>& c
   const auto k = static_cast<std::size_t>(options.k);
   std::vector<float> scores(data.nq * k);
   std::vector<std::int64_t> ids(scores.size());
-  const std::vector<float> cutoffs = exact_cutoffs(data);
+  const std::vector<float> cutoffs = exact_cutoffs(data, options.metric());
   const auto search = [&](const Contender& c, std::size_t first, std::size_t count) {
     c.index->search(static_cast<std::int64_t>(count), data.queries.data() + first * data.d,
                     options.k, scores.data() + first * k, ids.data() + first * k);
@@ -155,9 +179,12 @@ void measure(const Options& options, const Data& data, std::vector<Contender>& c
   const std::size_t singles = std::min(options.singles, data.nq);
   for (int repetition = -1; repetition < options.repetitions; ++repetition) {  // -1 warms up
     for (Contender& c : contenders) {
+      if (!c.parameter.empty()) {
+        faiss::ParameterSpace().set_index_parameters(c.index.get(), c.parameter.c_str());
+      }
       const double batch = seconds([&] { search(c, 0, data.nq); });
       if (repetition < 0) {
-        c.recall = recall(data, cutoffs, options.k, ids);
+        c.recall = recall(data, options.metric(), cutoffs, options.k, ids);
         continue;
       }
       c.batch_s.push_back(batch);
@@ -176,31 +203,43 @@ double ratio(const std::vector<double>& reference, const std::vector<double>& ow
   return median(ratios);
 }
 
+// The contender that the ratios of another refer to: of the same parameter where there is one.
+const Contender& reference_of(const std::string& name, const std::vector<Contender>& contenders,
+                              const Contender& c) {
+  const Contender* any = nullptr;
+  for (const Contender& other : contenders) {
+    if (other.name != name) continue;
+    if (other.parameter == c.parameter) return other;
+    if (any == nullptr) any = &other;
+  }
+  if (any == nullptr) throw std::runtime_error("no such reference: " + name);
+  return *any;
+}
+
 void print(const Options& options, const Data& data, const std::vector<Contender>& contenders) {
   const std::string name = expand(options.reference, data.d);
-  const auto reference = std::find_if(contenders.begin(), contenders.end(),
-                                      [&](const Contender& c) { return c.name == name; });
-  if (reference == contenders.end()) throw std::runtime_error("no such reference: " + name);
-  std::printf("%zu rows x %zu, %zu queries, k = %d, %d threads, %d repetitions, FAISS %d.%d.%d\n\n",
-              data.n, data.d, data.nq, options.k, options.threads, options.repetitions,
-              FAISS_VERSION_MAJOR, FAISS_VERSION_MINOR, FAISS_VERSION_PATCH);
+  std::printf(
+      "%zu rows x %zu, %zu queries, %s, k = %d, %d threads, %d repetitions, FAISS %d.%d.%d\n\n",
+      data.n, data.d, data.nq, options.l2 ? "L2" : "inner product", options.k, options.threads,
+      options.repetitions, FAISS_VERSION_MAJOR, FAISS_VERSION_MINOR, FAISS_VERSION_PATCH);
   std::printf(
       "| index | bytes/vector | 10-recall@10 | train s, one thread | add s | batch s, min / median "
       "| one query ms, min / median | batch, times %s | one query, times %s |\n"
       "|---|---|---|---|---|---|---|---|---|\n",
       name.c_str(), name.c_str());
   for (const Contender& c : contenders) {
-    std::printf("| %s | %.1f | %.4f | %.2f | %.3f | %.4f / %.4f | %.3f / %.3f | %.2f | %.2f |\n",
-                c.name.c_str(), c.bytes_per_vector, c.recall, c.train_s, c.add_s,
-                smallest(c.batch_s), median(c.batch_s), 1e3 * smallest(c.single_s),
-                1e3 * median(c.single_s), ratio(reference->batch_s, c.batch_s),
-                ratio(reference->single_s, c.single_s));
+    const Contender& reference = reference_of(name, contenders, c);
+    std::printf("| %s %s | %.1f | %.4f | %.2f | %.3f | %.4f / %.4f | %.3f / %.3f | %.2f | %.2f |\n",
+                c.name.c_str(), c.parameter.c_str(), c.bytes_per_vector, c.recall, c.train_s,
+                c.add_s, smallest(c.batch_s), median(c.batch_s), 1e3 * smallest(c.single_s),
+                1e3 * median(c.single_s), ratio(reference.batch_s, c.batch_s),
+                ratio(reference.single_s, c.single_s));
   }
 }
 
 int run(int argc, char** argv) {
   Options options;
-  CLI::App app("Our indexes against FAISS's own (inner product)");
+  CLI::App app("Our indexes against FAISS's own");
   app.add_option("--base", options.base, "vectors to search")->required();
   app.add_option("--queries", options.queries, "query vectors")->required();
   app.add_option("--factory", options.factories,
@@ -208,6 +247,9 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--reference", options.reference, "the index that ratios refer to")
       ->capture_default_str();
+  app.add_option("--nprobe", options.nprobes, "values of nprobe, for names with IVF");
+  app.add_option("--ef", options.efs, "values of efSearch, for other names with HNSW");
+  app.add_flag("--l2", options.l2, "squared distances instead of inner products");
   app.add_option("--rows", options.rows,
                  "rows; the file is repeated where it has fewer; 0: its own");
   app.add_option("--batch", options.batch, "queries in a batch")->capture_default_str();
@@ -227,7 +269,8 @@ int run(int argc, char** argv) {
   const Data data = read_data(options);
   std::vector<Contender> contenders;
   for (const std::string& factory : options.factories) {
-    contenders.push_back(build(expand(factory, data.d), data));
+    const Contender built = build(expand(factory, data.d), data, options.metric());
+    for (Contender& c : sweep(options, built)) contenders.push_back(std::move(c));
   }
   measure(options, data, contenders);
   print(options, data, contenders);
