@@ -110,6 +110,12 @@ std::unique_ptr<faiss::Index> restore_ivf(faiss::IndexIVFFlat& carrier, IvfConte
 
 std::unique_ptr<faiss::Index> restore_carrier(faiss::IndexIVFFlat& carrier, Payload& payload) {
   if (payload.ivf != nullptr) return restore_ivf(carrier, *payload.ivf);
+  if (payload.two_level != nullptr) {
+    check_carrier(carrier.d, carrier.ntotal, carrier.metric_type, payload.two_level->d,
+                  static_cast<std::uint64_t>(payload.two_level->ntotal),
+                  payload.two_level->metric_type);
+    return std::move(payload.two_level);
+  }
   if (payload.flat == nullptr) fail("the index file holds a TurboQuant index without content");
   check_carrier(carrier.d, carrier.ntotal, carrier.metric_type, payload.flat->d,
                 static_cast<std::uint64_t>(payload.flat->ntotal), payload.flat->metric_type);
@@ -139,14 +145,17 @@ faiss::Index* StandIn::keep(std::unique_ptr<faiss::Index> index) {
 
 faiss::Index* StandIn::build(const faiss::Index& index) {
   if (!contains_turboquant(index)) return const_cast<faiss::Index*>(&index);
-  if (const auto* flat = dynamic_cast<const IndexTurboQuant*>(&index)) {
-    const auto dimension = static_cast<std::size_t>(flat->d);
+  const auto* flat = dynamic_cast<const IndexTurboQuant*>(&index);
+  const auto* two_level = dynamic_cast<const IndexTwoLevel*>(&index);
+  if (flat != nullptr || two_level != nullptr) {
+    const auto dimension = static_cast<std::size_t>(index.d);
     auto payload = std::make_unique<Payload>(1, dimension);
     payload->flat_to_write = flat;
+    payload->two_level_to_write = two_level;
     payload->pack = pack_;
-    auto coarse = std::make_unique<faiss::IndexFlat>(flat->d, flat->metric_type);
+    auto coarse = std::make_unique<faiss::IndexFlat>(index.d, index.metric_type);
     coarse->add(1, std::vector<float>(dimension, 0).data());
-    return keep(make_carrier(keep(std::move(coarse)), *flat, 1, std::move(payload)));
+    return keep(make_carrier(keep(std::move(coarse)), index, 1, std::move(payload)));
   }
   if (const auto* ivf = dynamic_cast<const IndexIVFTurboQuant*>(&index)) {
     auto payload = std::make_unique<Payload>(ivf->nlist, static_cast<std::size_t>(ivf->d));

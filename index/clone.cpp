@@ -14,6 +14,7 @@
 #include "index/index_tree.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
+#include "turboquant/index_two_level.h"
 
 namespace turboquant {
 namespace {
@@ -40,6 +41,9 @@ class TreeCloner : public faiss::Cloner {
   faiss::Index* clone_Index(const faiss::Index* index) override {
     if (const auto* flat = dynamic_cast<const IndexTurboQuant*>(index)) {
       return new IndexTurboQuant(*flat);
+    }
+    if (const auto* two_level = dynamic_cast<const IndexTwoLevel*>(index)) {
+      return new IndexTwoLevel(*two_level);
     }
     // FAISS copies the lists and comes back here for the coarse quantizer.
     const bool is_ivf = dynamic_cast<const faiss::IndexIVF*>(index) != nullptr;

@@ -1,7 +1,10 @@
 // The factory by placeholder: TurboQuant names become scalar quantizers that the description does
 // not use, FAISS parses and builds, and their indexes are then replaced by ours. FAISS's grammar is
 // thus never repeated here.
+#include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexNNDescent.h>
+#include <faiss/IndexNSG.h>
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/index_factory.h>
 
@@ -17,6 +20,7 @@
 #include "index/selecting_id_map.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
+#include "turboquant/index_two_level.h"
 
 namespace turboquant {
 namespace {
@@ -38,6 +42,7 @@ constexpr std::array<Placeholder, 4> kPlaceholders = {{
 struct Substitution {
   std::string name;  // TQ3
   IndexOptions options;
+  int first_bits = 0;  // of a two-level index
   Placeholder placeholder;
 };
 
@@ -55,7 +60,9 @@ const Substitution& substitution_for(const std::string& name, const std::string&
     bool used = description.find(p.name) != std::string::npos;
     for (const Substitution& s : known) used = used || s.placeholder.type == p.type;
     if (!used) {
-      known.push_back({name, parse_index_name(name), p});
+      int first_bits = 0;
+      const IndexOptions options = parse_two_level_name(name, &first_bits);
+      known.push_back({name, options, first_bits, p});
       return known.back();
     }
   }
@@ -105,20 +112,34 @@ std::unique_ptr<faiss::Index> replace_ivf(faiss::IndexIVFScalarQuantizer& old,
   return ivf;
 }
 
+bool is_graph(const faiss::Index* index) {
+  return dynamic_cast<const faiss::IndexHNSW*>(index) != nullptr ||
+         dynamic_cast<const faiss::IndexNSG*>(index) != nullptr ||
+         dynamic_cast<const faiss::IndexNNDescent*>(index) != nullptr;
+}
+
 // Replaces the placeholders in a tree. Takes the tree, returns what stands in its place.
 std::unique_ptr<faiss::Index> substitute(std::unique_ptr<faiss::Index> index,
                                          const std::vector<Substitution>& all) {
   for (faiss::Index** slot : children(index.get())) {
     std::unique_ptr<faiss::Index> child(std::exchange(*slot, nullptr));
     *slot = substitute(std::move(child), all).release();
+    if (is_graph(index.get()) && dynamic_cast<IndexTwoLevel*>(*slot) != nullptr) {
+      fail("a two-level index cannot be the storage of a graph");
+    }
   }
   if (auto* flat = dynamic_cast<faiss::IndexScalarQuantizer*>(index.get())) {
     if (const auto* s = find_type(all, flat->sq.qtype)) {
+      if (s->first_bits > 0) {
+        return std::make_unique<IndexTwoLevel>(flat->d, s->options, s->first_bits,
+                                               flat->metric_type);
+      }
       return std::make_unique<IndexTurboQuant>(flat->d, s->options, flat->metric_type);
     }
   }
   if (auto* ivf = dynamic_cast<faiss::IndexIVFScalarQuantizer*>(index.get())) {
     if (const auto* s = find_type(all, ivf->sq.qtype)) {
+      if (s->first_bits > 0) fail(s->name + " is a flat index and cannot be an inverted file");
       index = replace_ivf(*ivf, s->options);
     }
   }

@@ -17,6 +17,7 @@
 #include "index/selecting_id_map.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
+#include "turboquant/index_two_level.h"
 
 namespace turboquant {
 namespace {
@@ -125,6 +126,7 @@ void update_is_trained(faiss::Index* index) {
 bool contains_turboquant(const faiss::Index& index) {
   if (dynamic_cast<const IndexTurboQuant*>(&index) != nullptr) return true;
   if (dynamic_cast<const IndexIVFTurboQuant*>(&index) != nullptr) return true;
+  if (dynamic_cast<const IndexTwoLevel*>(&index) != nullptr) return true;
   for (faiss::Index** child : children(const_cast<faiss::Index*>(&index))) {
     if (*child != nullptr && contains_turboquant(**child)) return true;
   }

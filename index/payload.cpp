@@ -31,7 +31,7 @@ constexpr std::uint8_t kFlagByResidual = 2;
 constexpr std::uint8_t kFlagCentre = 4;         // of flat indexes whose codes are of x - c
 constexpr std::uint8_t kFlagCentreFollows = 8;  // c itself stands before the codes
 constexpr std::uint8_t kFlagPacked = 16;        // of version 2
-enum Kind : std::uint8_t { kFlat = 0, kIvf = 1 };
+enum Kind : std::uint8_t { kFlat = 0, kIvf = 1, kTwoLevel = 2 };
 
 struct Header {
   char magic[8];
@@ -43,7 +43,7 @@ struct Header {
   std::uint8_t projection;
   std::uint8_t metric;
   std::uint8_t flags;
-  std::uint16_t reserved;
+  std::uint16_t first_bits;  // of kTwoLevel, else 0
   std::uint32_t dimension;
   std::uint32_t code_size;
   std::uint64_t seed;
@@ -106,8 +106,11 @@ void write_checksum(faiss::IOWriter* writer, const void* data, std::size_t size)
   write_bytes(writer, &sum, sizeof sum);
 }
 
-void write_flat(const IndexTurboQuant& index, faiss::IOWriter* writer, bool pack) {
-  Header header = make_header(kFlat, index.codec(), index.options(), index.metric_type);
+// first_bits: of a two-level index, else 0.
+void write_flat(const IndexTurboQuant& index, int first_bits, faiss::IOWriter* writer, bool pack) {
+  Header header = make_header(first_bits > 0 ? kTwoLevel : kFlat, index.codec(), index.options(),
+                              index.metric_type);
+  header.first_bits = static_cast<std::uint16_t>(first_bits);
   header.count = static_cast<std::uint64_t>(index.ntotal);
   const std::vector<float> centre = index.centre();
   if (!centre.empty()) header.flags |= kFlagCentreFollows;
@@ -171,17 +174,21 @@ Header read_header(CheckedReader& reader) {
   const bool stray_centre = (header.flags & kFlagCentreFollows) != 0
                                 ? (header.flags & kFlagCentre) == 0
                                 : (header.flags & kFlagCentre) != 0 && header.count > 0;
-  if (header.kind > kIvf || header.bits < 1 || header.bits > 4 || header.estimator > 3 ||
-      header.projection > 1 || (gaussian && !qjl) || header.metric > 1 ||
+  const bool trellis = header.estimator == static_cast<std::uint8_t>(Estimator::kTrellis);
+  const bool bad_level = header.kind == kTwoLevel ? header.first_bits < 1 || qjl || trellis ||
+                                                        header.first_bits >= header.bits
+                                                  : header.first_bits != 0;
+  if (header.kind > kTwoLevel || bad_level || header.bits < 1 || header.bits > 4 ||
+      header.estimator > 3 || header.projection > 1 || (gaussian && !qjl) || header.metric > 1 ||
       (header.flags & ~allowed_flags) != 0 || stray_centre || stray_packing ||
-      header.reserved != 0 || header.reserved2 != 0) {
+      header.reserved2 != 0) {
     reader.fail_here("the TurboQuant header holds a value that format " +
                      std::to_string(header.version) + " does not allow");
   }
   if (header.dimension < 1 || header.dimension > kMaxDimension) {
     reader.fail_here("the dimension " + std::to_string(header.dimension) + " is out of range");
   }
-  if (header.lists < 1 || header.lists > kMaxLists || (header.kind == kFlat && header.lists != 1)) {
+  if (header.lists < 1 || header.lists > kMaxLists || (header.kind != kIvf && header.lists != 1)) {
     reader.fail_here(std::to_string(header.lists) + " inverted lists are out of range");
   }
   if (header.code_size < 1 || header.count > kMaxCodeBytes / header.code_size) {
@@ -406,7 +413,10 @@ const std::int64_t* Payload::get_ids(std::size_t) const { fail_unconverted(); }
 
 void write_payload(const Payload& payload, faiss::IOWriter* writer) {
   if (payload.flat_to_write != nullptr) {
-    write_flat(*payload.flat_to_write, writer, payload.pack);
+    write_flat(*payload.flat_to_write, 0, writer, payload.pack);
+  } else if (payload.two_level_to_write != nullptr) {
+    const IndexTwoLevel& index = *payload.two_level_to_write;
+    write_flat(index.flat(), index.first_bits(), writer, payload.pack);
   } else if (payload.ivf_to_write != nullptr) {
     write_ivf(*payload.ivf_to_write, writer, payload.pack);
   } else {
@@ -419,8 +429,12 @@ std::unique_ptr<Payload> read_payload(faiss::IOReader* stream, int io_flags) {
   const Header header = read_header(reader);
   auto payload =
       std::make_unique<Payload>(static_cast<std::size_t>(header.lists), header.dimension);
-  if (header.kind == kFlat) {
+  if (header.kind != kIvf) {
     payload->flat = read_flat(reader, header);
+    if (header.kind == kTwoLevel) {
+      payload->two_level = std::make_unique<IndexTwoLevel>(*payload->flat, header.first_bits);
+      payload->flat.reset();
+    }
     return payload;
   }
   const Quantizer codec = make_codec(header.dimension, options_of(header), metric_of(header));

@@ -13,6 +13,7 @@
 #include "index/checked_reader.h"
 #include "turboquant/index_ivf_turboquant.h"
 #include "turboquant/index_turboquant.h"
+#include "turboquant/index_two_level.h"
 
 namespace turboquant {
 
@@ -35,9 +36,11 @@ class Payload : public faiss::ReadOnlyInvertedLists {
 
   const IndexTurboQuant* flat_to_write = nullptr;
   const IndexIVFTurboQuant* ivf_to_write = nullptr;
+  const IndexTwoLevel* two_level_to_write = nullptr;
   bool pack = false;  ///< write packed codes
   std::unique_ptr<IndexTurboQuant> flat;
   std::unique_ptr<IvfContent> ivf;
+  std::unique_ptr<IndexTwoLevel> two_level;
 
   std::size_t list_size(std::size_t list_no) const override;
   const std::uint8_t* get_codes(std::size_t list_no) const override;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "turboquant/index_turboquant.h"
+#include "turboquant/index_two_level.h"
 
 namespace turboquant {
 namespace {
@@ -19,7 +20,10 @@ std::unique_ptr<faiss::Index> replace(Map& map) {
 std::unique_ptr<faiss::Index> with_selectors(std::unique_ptr<faiss::Index> index) {
 #ifndef TURBOQUANT_FAISS_ID_MAP_SELECTS
   auto* map = dynamic_cast<faiss::IndexIDMap*>(index.get());
-  if (map == nullptr || dynamic_cast<IndexTurboQuant*>(map->index) == nullptr) return index;
+  if (map == nullptr || (dynamic_cast<IndexTurboQuant*>(map->index) == nullptr &&
+                         dynamic_cast<IndexTwoLevel*>(map->index) == nullptr)) {
+    return index;
+  }
   if (auto* two_way = dynamic_cast<faiss::IndexIDMap2*>(map)) return replace(*two_way);
   return replace(*map);
 #else

@@ -18,6 +18,7 @@
 #include "python/src/interrupt.h"
 #include "python/src/names.h"
 #include "python/src/threads.h"
+#include "turboquant/index_two_level.h"
 
 namespace turboquant::python {
 namespace {
@@ -298,6 +299,7 @@ void PyIndex::reset() {
 
 void PyIndex::set_parameter(const std::string& name, double value) {
   writing([&](faiss::Index& index) {
+    if (name == "k_factor_rf" && set_k_factor(index, static_cast<float>(value))) return;
     faiss::ParameterSpace().set_index_parameter(&index, name, value);
   });
 }

@@ -59,6 +59,7 @@ inline void fuzz_index_file(const std::uint8_t* data, std::size_t size) {
     MemoryReader reader(data, size);
     const auto payload = read_payload(&reader, 0);
     if (payload->flat != nullptr) use_index(*payload->flat);
+    if (payload->two_level != nullptr) use_index(payload->two_level->flat());
     if (payload->ivf != nullptr && payload->ivf->lists != nullptr &&
         payload->ivf->lists->compute_ntotal() != payload->ivf->count) {
       std::abort();

@@ -14,6 +14,7 @@
 #include "index/payload.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
+#include "turboquant/index_two_level.h"
 
 namespace turboquant::test {
 
@@ -59,6 +60,9 @@ inline SeedFiles make_index_seeds() {
     index.add(sparse ? 1 : 4, seed_rows(4, 4).data());
     seeds[sparse ? "payload_ivf_sparse" : "payload_ivf_full"] = payload_of(written(index));
   }
+  IndexTwoLevel two_level(10, parse_index_name("TQ4"), 2, faiss::METRIC_L2);
+  two_level.add(3, seed_rows(3, 10).data());
+  seeds["payload_two_level"] = payload_of(written(two_level));
   return seeds;
 }
 

@@ -124,6 +124,8 @@ inline const std::vector<std::string>& factory_strings() {
       "TQ4,Refine(Flat)",
       "TQ4,RFlat",
       "TQ2,Refine(TQ4)",
+      "TQ4r2",
+      "IDMap2,TQ3r1",
       "HNSW16,TQ3",
       "NSG16,TQ3",
       "IVF16,TQ4",

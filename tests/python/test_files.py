@@ -105,6 +105,23 @@ def test_damage_is_found(small, tmp_path):
             turboquant.read_index(path, mmap=mmap)
 
 
+def test_two_level_codes(small, tmp_path):
+    flat = index_factory(40, "TQ4")
+    index = index_factory(40, "TQ4r2")
+    for each in (flat, index):
+        each.add(small)
+    index.set_parameter("k_factor_rf", 300)
+    path = tmp_path / "two.tqi"
+    turboquant.write_index(index, path, pack=True)
+    again = turboquant.read_index(path)
+    again.set_parameter("k_factor_rf", 300)
+    for each in (index, again, index.clone()):
+        for mine, theirs in zip(each.search(small, 7), flat.search(small, 7)):
+            assert mine.tobytes() == theirs.tobytes()
+    with pytest.raises(ValueError, match="k_factor"):
+        index.set_parameter("k_factor_rf", 0)
+
+
 def test_packed_files(small, tmp_path):
     for name in ("TQ4", "IDMap2,TQ3", "IVF8,TQ2"):
         index = index_factory(40, name)

@@ -23,6 +23,7 @@
 #include "tools/io/errors.h"
 #include "turboquant/index_ivf_turboquant.h"
 #include "turboquant/index_turboquant.h"
+#include "turboquant/index_two_level.h"
 
 namespace turboquant::tools {
 namespace {
@@ -87,6 +88,9 @@ std::string describe_ivf(faiss::IndexIVF& ivf) {
 
 std::string describe_core(faiss::Index& core) {
   if (auto* tq = as<IndexTurboQuant>(&core)) return index_name(tq->options());
+  if (auto* two_level = as<IndexTwoLevel>(&core)) {
+    return two_level_name(two_level->options(), two_level->first_bits());
+  }
   if (as<faiss::IndexFlat>(&core)) return "Flat";
   if (auto* sq = as<faiss::IndexScalarQuantizer>(&core)) return describe_sq(sq->sq);
   if (auto* pq = as<faiss::IndexPQ>(&core)) return describe_pq(pq->pq);
@@ -135,8 +139,9 @@ SearchMetric metric_of(faiss::Index& index) {
   }
   const IndexParts parts = parts_of(index);
   const auto* flat = as<IndexTurboQuant>(parts.core);
+  const auto* two_level = as<IndexTwoLevel>(parts.core);
   const bool normalises =
-      (flat && flat->options().normalize) ||
+      (flat && flat->options().normalize) || (two_level && two_level->options().normalize) ||
       (!parts.transforms.empty() &&
        dynamic_cast<const faiss::NormalizationTransform*>(parts.transforms.front()));
   if (normalises) return SearchMetric::kCosine;
@@ -181,6 +186,7 @@ std::optional<std::size_t> vector_bytes(faiss::Index& index) {
     if (stored) return *stored + links;
     return std::nullopt;
   }
+  if (auto* two_level = as<IndexTwoLevel>(&index)) return two_level->row_bytes();
   if (auto* flat = as<faiss::IndexFlatCodes>(&index)) return flat->code_size;
   return std::nullopt;
 }

@@ -20,6 +20,7 @@
 #include "tools/io/interrupt.h"
 #include "tools/io/text_lines.h"
 #include "turboquant/index_turboquant.h"
+#include "turboquant/index_two_level.h"
 
 namespace turboquant::tools {
 namespace {
@@ -61,6 +62,7 @@ class Table {
 };
 
 const std::string kPruneConfidence = "prune_confidence=";
+const std::string kFactor = "k_factor_rf=";
 
 void set_prune_confidence(faiss::Index& index, const std::string& value) {
   auto* codes = dynamic_cast<IndexTurboQuant*>(parts_of(index).core);
@@ -84,6 +86,9 @@ void set_search_parameters(faiss::Index& index, const std::string& parameters) {
   for (std::string one; std::getline(list, one, ',');) {
     if (one.rfind(kPruneConfidence, 0) == 0) {
       set_prune_confidence(index, one.substr(kPruneConfidence.size()));
+    } else if (one.rfind(kFactor, 0) == 0 &&
+               set_k_factor(index, std::strtof(one.c_str() + kFactor.size(), nullptr))) {
+      continue;
     } else {
       of_faiss += (of_faiss.empty() ? "" : ",") + one;
     }
