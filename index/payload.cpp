@@ -14,6 +14,7 @@
 #include "index/checked_reader.h"
 #include "index/checks.h"
 #include "index/checksum.h"
+#include "quantizer/quantizer_impl.h"
 
 namespace turboquant {
 namespace {
