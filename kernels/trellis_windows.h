@@ -34,14 +34,25 @@ inline constexpr Windows<Bits> kWindows{};
 /// Bytes that loads of 16 bytes touch when they read the four times 16 coordinates of a block.
 constexpr std::size_t touched_bytes(int bits) { return 6 * static_cast<std::size_t>(bits) + 16; }
 
-/// The bytes of the block at byte `at` of a row, with zeros behind the row's end.
-struct BlockCopy {
-  BlockCopy(const std::uint8_t* row, std::size_t at, std::size_t row_bytes, int bits) : bytes() {
-    const std::size_t block = block_bytes(bits) + 1;
-    std::memcpy(bytes, row + at, row_bytes - at < block ? row_bytes - at : block);
+/// f(bytes, i) for each block of a row, which begins with coordinate i: in the row where loads of
+/// 16 bytes stay inside, else in a copy with zeros behind.
+template <int Bits, typename Function>
+inline void for_each_block(const std::uint8_t* row, std::size_t d, const Function& f) {
+  constexpr std::size_t kOfBlock = block_bytes(Bits);
+  const std::size_t row_bytes = trellis_bytes(d, Bits);
+  std::size_t i = 0;
+  std::size_t at = 0;
+  for (; at + touched_bytes(Bits) <= row_bytes; i += kBlock, at += kOfBlock) f(row + at, i);
+  for (; i < d; i += kBlock, at += kOfBlock) {
+    alignas(64) std::uint8_t copy[64] = {};
+    if (i + kBlock <= d) {
+      std::memcpy(copy, row + at, kOfBlock + 1);
+    } else {
+      std::memcpy(copy, row + at, row_bytes - at);
+    }
+    f(copy, i);
   }
-  alignas(64) std::uint8_t bytes[64];
-};
+}
 
 }  // namespace
 }  // namespace turboquant::kernels

@@ -1,5 +1,6 @@
 // One thread, one kernel at a time, for every backend that runs here. Counters: bytes/s of codes
 // (of float32 input for rotate and encode) and multiply-adds/s for the products.
+// bits:3 is the scalar code, bits:3t the trellis code.
 //   micro_bench --benchmark_filter='batch_scan/avx2/bits:4'
 #include <benchmark/benchmark.h>
 
@@ -14,6 +15,7 @@
 #include "quantizer/aligned.h"
 #include "quantizer/levels.h"
 #include "quantizer/rotation.h"
+#include "quantizer/trellis.h"
 
 namespace {
 
@@ -23,6 +25,8 @@ using turboquant::kernels::Hit;
 using turboquant::kernels::kBlock;
 using turboquant::kernels::KernelTable;
 using turboquant::kernels::kLane;
+using turboquant::kernels::QueryView;
+using turboquant::kernels::TrellisTable;
 
 constexpr std::size_t kScanBytes = std::size_t{256} << 20;  // more than the caches hold
 constexpr std::size_t kTileRows = 32;
@@ -31,11 +35,42 @@ constexpr std::size_t kGroups = 4;
 struct Case {
   const KernelTable& kernels;
   int bits;
+  bool trellis;
   std::size_t d;
 
   std::size_t padded() const { return turboquant::kernels::round_up(d, kBlock); }
-  std::size_t packed() const { return turboquant::kernels::packed_bytes(d, bits); }
-  const CodeTable& table() const { return turboquant::level_table(bits); }
+  std::size_t packed() const {
+    return turboquant::kernels::packed_bytes(d, bits) + (trellis ? 1 : 0);
+  }
+  const TrellisTable& states() const { return turboquant::trellis_table(bits); }
+  CodeTable table() const {
+    CodeTable table = turboquant::level_table(bits);
+    if (trellis) table.offset = states().offset;
+    return table;
+  }
+
+  // Rows as dot_tile wants them: n of padded() bytes.
+  void decode_rows(const std::uint8_t* codes, std::size_t n, std::int8_t* rows) const {
+    const CodeTable levels = table();
+    const int offset = kernels.unsigned_rows ? levels.offset : 0;
+    std::int8_t operands[16];
+    for (int i = 0; i < 16; ++i) operands[i] = static_cast<std::int8_t>(levels.levels[i] + offset);
+    for (std::size_t r = 0; r < n; ++r, codes += packed(), rows += padded()) {
+      if (trellis) {
+        kernels.trellis_decode(codes, d, states(), offset, rows);
+      } else {
+        kernels.decode(codes, d, bits, operands, rows);
+      }
+    }
+  }
+  void dot_rows(const std::uint8_t* codes, std::size_t n, QueryView query,
+                std::int32_t* dots) const {
+    if (trellis) {
+      kernels.trellis_dot_rows(codes, packed(), nullptr, n, d, states(), query, dots);
+    } else {
+      kernels.dot_rows(codes, packed(), nullptr, n, d, table(), query, dots);
+    }
+  }
   // The reference is far from the speed of memory; a part of the bytes shows as much.
   std::size_t scan_bytes() const {
     return kernels.name == std::string("scalar") ? kScanBytes / 64 : kScanBytes;
@@ -96,9 +131,15 @@ void rotate(benchmark::State& state, const Case& c) {
 void encode(benchmark::State& state, const Case& c) {
   const std::vector<float> y = random_floats(c.d);
   std::vector<std::uint8_t> codes(c.d), packed(c.packed());
+  AlignedVector<std::uint8_t> work(turboquant::kernels::trellis_work_bytes(c.d, c.bits));
+  const CodeTable table = c.table();
   for (auto _ : state) {
-    benchmark::DoNotOptimize(c.kernels.quantize(y.data(), c.d, c.table(), codes.data()));
-    c.kernels.pack(codes.data(), c.d, c.bits, packed.data());
+    if (c.trellis) {
+      c.kernels.trellis_encode(y.data(), c.d, c.states(), work.data(), packed.data());
+    } else {
+      benchmark::DoNotOptimize(c.kernels.quantize(y.data(), c.d, table, codes.data()));
+      c.kernels.pack(codes.data(), c.d, c.bits, packed.data());
+    }
     benchmark::ClobberMemory();
   }
   count(state, "bytes/s", static_cast<double>(c.d * sizeof(float)));
@@ -108,7 +149,7 @@ void decode(benchmark::State& state, const Case& c) {
   const auto packed = random_bytes<std::uint8_t>(c.packed());
   std::vector<std::int8_t> levels(c.padded());
   for (auto _ : state) {
-    c.kernels.decode(packed.data(), c.d, c.bits, c.table().levels, levels.data());
+    c.decode_rows(packed.data(), 1, levels.data());
     benchmark::ClobberMemory();
   }
   count(state, "bytes/s", static_cast<double>(c.packed()));
@@ -128,8 +169,7 @@ void one_query_scan(benchmark::State& state, const Case& c) {
   std::vector<Hit> hits(chunk);
   for (auto _ : state) {
     for (std::size_t row = 0; row < n; row += chunk) {
-      c.kernels.dot_rows(codes + row * c.packed(), c.packed(), nullptr, chunk, c.d, c.table(),
-                         {query.data(), sum}, dots.data());
+      c.dot_rows(codes + row * c.packed(), chunk, {query.data(), sum}, dots.data());
       benchmark::DoNotOptimize(c.kernels.select_rows(dots.data(), chunk, row_scale.data(), nullptr,
                                                      0, std::numeric_limits<float>::max(),
                                                      hits.data()));
@@ -145,11 +185,7 @@ void batch_scan(benchmark::State& state, const Case& c) {
   const auto codes = random_bytes<std::uint8_t>(n * c.packed());
   auto queries = random_bytes<std::int8_t>(kGroups * kLane * c.padded());
   std::replace(queries.begin(), queries.end(), std::int8_t{-128}, std::int8_t{-127});
-  std::int8_t operands[16];
-  for (int i = 0; i < 16; ++i) {
-    const int offset = c.kernels.unsigned_rows ? c.table().offset : 0;
-    operands[i] = static_cast<std::int8_t>(c.table().levels[i] + offset);
-  }
+  const CodeTable table = c.table();
   const AlignedVector<std::int32_t> bias(kGroups * kLane, 0);
   const std::vector<float> row_scale(kTileRows, 1.0f);
   const std::vector<float> cutoff(kLane, std::numeric_limits<float>::max());
@@ -158,11 +194,8 @@ void batch_scan(benchmark::State& state, const Case& c) {
   std::vector<Hit> hits(kTileRows * kLane);
   for (auto _ : state) {
     for (std::size_t row = 0; row < n; row += kTileRows) {
-      for (std::size_t r = 0; r < kTileRows; ++r) {
-        c.kernels.decode(codes.data() + (row + r) * c.packed(), c.d, c.bits, operands,
-                         rows.data() + r * c.padded());
-      }
-      c.kernels.dot_tile(rows.data(), kTileRows, c.padded(), c.table(), queries.data(), kGroups,
+      c.decode_rows(codes.data() + row * c.packed(), kTileRows, rows.data());
+      c.kernels.dot_tile(rows.data(), kTileRows, c.padded(), table, queries.data(), kGroups,
                          bias.data(), dots.data());
       for (std::size_t g = 0; g < kGroups; ++g) {
         benchmark::DoNotOptimize(c.kernels.select_tile(dots.data() + g * kTileRows * kLane,
@@ -189,10 +222,14 @@ void register_all() {
   benchmark::RegisterBenchmark("plain_read", plain_read)->Unit(benchmark::kMillisecond);
   for (const auto& operation : operations) {
     for (const char* const* name = turboquant::kernels::available(); *name != nullptr; ++name) {
-      for (int bits = 1; bits <= (operation.per_bits ? 4 : 1); ++bits) {
+      // Scalar codes of 1 to 4 bits, then trellis codes.
+      for (int code = 0; code < (operation.per_bits ? 8 : 1); ++code) {
+        const int bits = code % 4 + 1;
+        const bool trellis = code >= 4;
         for (const std::size_t d : {96, 384, 768, 1536}) {
-          const Case c{*turboquant::kernels::find(*name), bits, d};
-          const std::string of_bits = operation.per_bits ? "/bits:" + std::to_string(bits) : "";
+          const Case c{*turboquant::kernels::find(*name), bits, trellis, d};
+          const std::string of_bits =
+              operation.per_bits ? "/bits:" + std::to_string(bits) + (trellis ? "t" : "") : "";
           benchmark::RegisterBenchmark(
               (std::string(operation.name) + "/" + *name + of_bits + "/d:" + std::to_string(d))
                   .c_str(),

@@ -49,20 +49,11 @@ inline __m256i levels32(__m256i states, const std::int8_t* upper, __m256i add) {
 template <int Bits>
 void trellis_decode_bits(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
                          std::int32_t add, std::int8_t* out) {
-  const std::size_t bytes = trellis_bytes(d, Bits);
   const __m256i plus = _mm256_set1_epi8(static_cast<char>(add));
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < d; i += kBlock, at += block_bytes(Bits)) {
-    const auto block = [&](const std::uint8_t* from) {
-      store(out + i, levels32(states32<Bits>(from), table.levels + 128, plus));
-      store(out + i + 32, levels32(states32<Bits>(from + 4 * Bits), table.levels + 128, plus));
-    };
-    if (at + touched_bytes(Bits) <= bytes) {
-      block(row + at);
-    } else {
-      block(BlockCopy(row, at, bytes, Bits).bytes);
-    }
-  }
+  for_each_block<Bits>(row, d, [&](const std::uint8_t* from, std::size_t i) {
+    store(out + i, levels32(states32<Bits>(from), table.levels + 128, plus));
+    store(out + i + 32, levels32(states32<Bits>(from + 4 * Bits), table.levels + 128, plus));
+  });
 }
 
 void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
@@ -71,48 +62,35 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
           [&](auto bits) { trellis_decode_bits<decltype(bits)::kValue>(row, d, table, add, out); });
 }
 
-// Levels are so small that a pair sum of level + offset fits in 16 bits, as for scalar codes.
+// Levels are so small that a pair sum of level + offset fits in 16 bits, as for scalar codes. The
+// look-ups take so much longer than the products that rows are taken one by one.
 template <int Bits>
-inline __m128i trellis_dot_four(const std::uint8_t* const row[4], std::size_t d,
-                                const TrellisTable& table, const std::int8_t* query) {
-  const std::size_t bytes = trellis_bytes(d, Bits);
+inline std::int32_t trellis_dot(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
+                                const std::int8_t* query) {
   const __m256i offset = _mm256_set1_epi8(static_cast<char>(table.offset));
   const __m256i ones = _mm256_set1_epi16(1);
-  __m256i sums[4] = {};
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < d; i += kBlock, at += block_bytes(Bits)) {
-    const bool inside = at + touched_bytes(Bits) <= bytes;
-    for (int r = 0; r < 4; ++r) {
-      const auto block = [&](const std::uint8_t* from) {
-        for (int half = 0; half < 2; ++half) {
-          const __m256i levels =
-              levels32(states32<Bits>(from + 4 * Bits * half), table.levels + 128, offset);
-          const __m256i q = _mm256_loadu_si256(
-              reinterpret_cast<const __m256i*>(query + i + static_cast<std::size_t>(32 * half)));
-          sums[r] =
-              _mm256_add_epi32(sums[r], _mm256_madd_epi16(_mm256_maddubs_epi16(levels, q), ones));
-        }
-      };
-      if (inside) {
-        block(row[r] + at);
-      } else {
-        block(BlockCopy(row[r], at, bytes, Bits).bytes);
-      }
+  __m256i sum = _mm256_setzero_si256();
+  for_each_block<Bits>(row, d, [&](const std::uint8_t* from, std::size_t i) {
+#pragma GCC unroll 2
+    for (std::size_t half = 0; half < 2; ++half) {
+      const __m256i levels =
+          levels32(states32<Bits>(from + 4 * Bits * half), table.levels + 128, offset);
+      const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + i + 32 * half));
+      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(levels, q), ones));
     }
-  }
-  const __m256i all =
-      _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
-  return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+  });
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+  const __m128i two = _mm_hadd_epi32(four, four);
+  return _mm_cvtsi128_si32(_mm_hadd_epi32(two, two));
 }
 
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
                       std::size_t n, std::size_t d, const TrellisTable& table, QueryView query,
                       std::int32_t* dots) {
-  const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
+  const std::int32_t bias = -table.offset * query.sum;
   by_bits(table.bits, [&](auto bits) {
-    dot_by<4, kPrefetchBytes>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-      return _mm_add_epi32(trellis_dot_four<decltype(bits)::kValue>(row, d, table, query.values),
-                           bias);
+    dot_by<1, kPrefetchBytes>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[1]) {
+      return trellis_dot<decltype(bits)::kValue>(row[0], d, table, query.values) + bias;
     });
   });
 }

@@ -92,23 +92,20 @@ struct Levels256 {
 };
 #endif
 
-// The bytes of the block that begins at byte `at` of a row.
-template <int Bits>
-inline __mmask64 live_bytes(std::size_t at, std::size_t row_bytes) {
-  constexpr std::size_t kWhole = block_bytes(Bits) + 1;
-  const std::size_t n = row_bytes - at < kWhole ? row_bytes - at : kWhole;
-  return (std::uint64_t{1} << n) - 1;
-}
+// The first n bytes.
+constexpr __mmask64 live_bytes(std::size_t n) { return (std::uint64_t{1} << n) - 1; }
 
 template <int Bits>
 void trellis_decode_bits(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
                          std::int32_t add, std::int8_t* out) {
   const Levels256 levels(table.levels, add);
   const std::size_t bytes = trellis_bytes(d, Bits);
+  std::size_t i = 0;
   std::size_t at = 0;
-  for (std::size_t i = 0; i < d; i += kBlock, at += block_bytes(Bits)) {
-    store(out + i, levels(states64<Bits>(row + at, live_bytes<Bits>(at, bytes))));
+  for (; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
+    store(out + i, levels(states64<Bits>(row + at, live_bytes(block_bytes(Bits) + 1))));
   }
+  if (i < d) store(out + i, levels(states64<Bits>(row + at, live_bytes(bytes - at))));
 }
 
 void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
@@ -122,15 +119,19 @@ inline __m128i trellis_dot_four(const std::uint8_t* const row[4], std::size_t d,
                                 const Levels256& levels, const std::int8_t* query) {
   const std::size_t bytes = trellis_bytes(d, Bits);
   __m512i sums[4] = {};
+  std::size_t i = 0;
   std::size_t at = 0;
-  for (std::size_t i = 0; i < d; i += kBlock, at += block_bytes(Bits)) {
+  const auto block = [&](__mmask64 live) {
     const __m512i q = _mm512_loadu_si512(query + i);
-    const __mmask64 live = live_bytes<Bits>(at, bytes);
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       sums[r] = _mm512_dpbusd_epi32(sums[r], levels(states64<Bits>(row[r] + at, live)), q);
     }
+  };
+  for (; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
+    block(live_bytes(block_bytes(Bits) + 1));
   }
+  if (i < d) block(live_bytes(bytes - at));
   return sum_lanes(sums);
 }
 

@@ -43,20 +43,11 @@ void trellis_decode_bits(const std::uint8_t* row, std::size_t d, const TrellisTa
                          std::int32_t add, std::int8_t* out) {
   const Levels256 levels(table.levels);
   const int8x16_t plus = vdupq_n_s8(static_cast<std::int8_t>(add));
-  const std::size_t bytes = trellis_bytes(d, Bits);
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < d; i += kBlock, at += block_bytes(Bits)) {
-    const auto block = [&](const std::uint8_t* from) {
-      for (std::size_t k = 0; k < 4; ++k) {
-        vst1q_s8(out + i + 16 * k, vaddq_s8(levels(states16<Bits>(from + 2 * Bits * k)), plus));
-      }
-    };
-    if (at + touched_bytes(Bits) <= bytes) {
-      block(row + at);
-    } else {
-      block(BlockCopy(row, at, bytes, Bits).bytes);
+  for_each_block<Bits>(row, d, [&](const std::uint8_t* from, std::size_t i) {
+    for (std::size_t k = 0; k < 4; ++k) {
+      vst1q_s8(out + i + 16 * k, vaddq_s8(levels(states16<Bits>(from + 2 * Bits * k)), plus));
     }
-  }
+  });
 }
 
 void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
@@ -66,28 +57,16 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
 }
 
 template <int Bits>
-inline int32x4_t trellis_dot_four(const std::uint8_t* const row[4], std::size_t d,
-                                  const Levels256& levels, const std::int8_t* query) {
-  const std::size_t bytes = trellis_bytes(d, Bits);
-  int32x4_t sums[4] = {};
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < d; i += kBlock, at += block_bytes(Bits)) {
-    const bool inside = at + touched_bytes(Bits) <= bytes;
-    for (int r = 0; r < 4; ++r) {
-      const auto block = [&](const std::uint8_t* from) {
-        for (std::size_t k = 0; k < 4; ++k) {
-          sums[r] = vdotq_s32(sums[r], levels(states16<Bits>(from + 2 * Bits * k)),
-                              vld1q_s8(query + i + 16 * k));
-        }
-      };
-      if (inside) {
-        block(row[r] + at);
-      } else {
-        block(BlockCopy(row[r], at, bytes, Bits).bytes);
-      }
+inline std::int32_t trellis_dot(const std::uint8_t* row, std::size_t d, const Levels256& levels,
+                                const std::int8_t* query) {
+  int32x4_t sum = vdupq_n_s32(0);
+  for_each_block<Bits>(row, d, [&](const std::uint8_t* from, std::size_t i) {
+    for (std::size_t k = 0; k < 4; ++k) {
+      sum =
+          vdotq_s32(sum, levels(states16<Bits>(from + 2 * Bits * k)), vld1q_s8(query + i + 16 * k));
     }
-  }
-  return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
+  });
+  return vaddvq_s32(sum);
 }
 
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
@@ -95,8 +74,8 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
                       std::int32_t* dots) {
   const Levels256 levels(table.levels);
   by_bits(table.bits, [&](auto bits) {
-    dot_by<4, 0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-      return trellis_dot_four<decltype(bits)::kValue>(row, d, levels, query.values);
+    dot_by<1, 0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[1]) {
+      return trellis_dot<decltype(bits)::kValue>(row[0], d, levels, query.values);
     });
   });
 }

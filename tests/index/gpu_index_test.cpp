@@ -84,6 +84,11 @@ TEST(GpuIndex, WithoutADeviceItSaysSo) {
               HasSubstr("CUDA"));
 }
 
+TEST(GpuIndex, RefusesTrellisCodes) {
+  EXPECT_THAT(error_of([] { GpuIndexTurboQuant(16, parse_index_name("TQ4t"), kL2); }),
+              HasSubstr("an index on a device cannot hold trellis codes (TQ4t)"));
+}
+
 class GpuIndexKinds : public testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(All, GpuIndexKinds, testing::ValuesIn(names()),
                          [](const auto& instance) { return instance.param; });

@@ -76,7 +76,7 @@ def test_every_string(description, metric, x, tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
-@pytest.mark.parametrize("name", ["TQ1", "TQ3", "TQ4", "TQ3qjl", "TQ2mse"])
+@pytest.mark.parametrize("name", ["TQ1", "TQ3", "TQ4", "TQ3t", "TQ3qjl", "TQ2mse"])
 def test_same_bits_as_the_package(name, metric, x, tmp_path):
     number = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     theirs = filled(name, number, x)

@@ -10,7 +10,7 @@ import pytest
 from turboquant import IndexTurboQuant, Quantizer
 
 
-@pytest.mark.parametrize("estimator", ["tq", "qjl", "qjlg", "mse"])
+@pytest.mark.parametrize("estimator", ["tq", "t", "qjl", "qjlg", "mse"])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_quantize_and_back(small, bits, estimator):
     quantizer = Quantizer(40, bits=bits, estimator=estimator)

@@ -177,7 +177,9 @@ TEST_P(FilterTest, EqualsBruteForceOverMatchingRows) {
   codec_options.dimension = d;
   codec_options.bits = GetParam().factory[2] - '0';
   codec_options.with_norm = options.metric == DistanceMetric::kL2;
-  if (std::string(GetParam().factory).size() > 3) codec_options.estimator = Estimator::kQjl;
+  const std::string variant = std::string(GetParam().factory).substr(3);
+  if (variant == "qjl") codec_options.estimator = Estimator::kQjl;
+  if (variant == "t") codec_options.estimator = Estimator::kTrellis;
   const Quantizer codec(codec_options);
   const Metric metric = codec_options.with_norm ? Metric::kL2 : Metric::kInnerProduct;
 
@@ -230,6 +232,7 @@ TEST_P(FilterTest, EqualsBruteForceOverMatchingRows) {
 INSTANTIATE_TEST_SUITE_P(Codes, FilterTest,
                          testing::Values(Setup{"TQ3", DistanceMetric::kInnerProduct},
                                          Setup{"TQ4", DistanceMetric::kL2},
+                                         Setup{"TQ2t", DistanceMetric::kL2},
                                          Setup{"TQ2qjl", DistanceMetric::kInnerProduct}));
 
 TEST(FilterRefused, WithAReasonAndASentence) {

@@ -248,11 +248,12 @@ TEST_F(StoreTest, BadReadsAreRefused) {
 
 TEST_F(StoreTest, FactoriesAndNamesAreChecked) {
   CollectionOptions options = small();
-  for (const char* factory : {"TQ1", "TQ2", "TQ3", "TQ4", "TQ3qjl", "TQ2mse", "TQ4qjlg"}) {
+  for (const char* factory : {"TQ1", "TQ2", "TQ3", "TQ4", "TQ3t", "TQ3qjl", "TQ2mse", "TQ4qjlg"}) {
     options.factory = factory;
     EXPECT_OK(store_->create_collection(factory, options));
   }
-  for (const char* factory : {"", "TQ5", "TQ3cos", "TQ3c", "IVF16,TQ3", "PQ8", "IDMap,TQ3"}) {
+  for (const char* factory :
+       {"", "TQ5", "TQ3cos", "TQ3c", "TQ3tc", "IVF16,TQ3", "PQ8", "IDMap,TQ3"}) {
     options.factory = factory;
     const auto made = store_->create_collection("bad", options);
     EXPECT_EQ("BAD_FACTORY", error_reason(made.status())) << factory;

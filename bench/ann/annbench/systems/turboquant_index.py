@@ -11,7 +11,7 @@ from .base import Wrapper
 
 
 class Index(Wrapper):
-    """params: bits, estimator ("tq", "qjl", "qjlg", "mse"), centre, prune_confidence."""
+    """params: bits, estimator ("tq", "t", "qjl", "qjlg", "mse"), centre, prune_confidence."""
 
     version = f"turboquant {version('turboquant')}"
 
