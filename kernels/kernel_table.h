@@ -109,6 +109,18 @@ struct KernelTable {
   /// out may be x.
   float (*exp_sum)(const float* x, std::size_t n, float shift, float* out);
 
+  /// Dots of a tile as scores [kLane][stride]: scores[l * stride + t] += float(dots[t * kLane + l])
+  /// * (factors[t] * steps[l]) for t < n.
+  void (*add_tile_scores)(const std::int32_t* dots, std::size_t n, const float* factors,
+                          const float* steps, float* scores, std::size_t stride);
+
+  /// sums[i * kLane + l] += float(dots[i * kLane + l]) * steps[l] for i < n.
+  void (*add_tile_sums)(const std::int32_t* dots, std::size_t n, const float* steps, float* sums);
+
+  /// x[i] -= float(values[i]) * step. Returns the sum of |x[i]|: lane i % 16 accumulates, lanes are
+  /// added as in quantize.
+  float (*take_off)(const std::int8_t* values, float step, std::size_t n, float* x);
+
   // ---- decode ----
 
   /// out[i] = table[code i] for i < d; out has round_up(d, kBlock) bytes, those past d are

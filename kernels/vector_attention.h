@@ -139,5 +139,92 @@ float exp_sum(const float* x, std::size_t n, float shift, float* out) {
   return sum_16_lanes(sums);
 }
 
+// Lanes with the bit Span set from yes, the others from no.
+template <std::size_t Span>
+inline Floats where_set(Floats yes, Floats no) {
+  Ints mask{};
+  for (std::size_t i = 0; i < kWidth; ++i) mask[i] = (i & Span) != 0 ? -1 : 0;
+  return select_floats(mask, yes, no);
+}
+
+// One step of a transposition: the blocks of Span x Span off the diagonal change places.
+template <std::size_t Span>
+inline void exchange_blocks(Floats* rows) {
+  if constexpr (Span < kWidth) {
+    for (std::size_t i = 0; i < kWidth; ++i) {
+      if ((i & Span) != 0) continue;
+      const Floats a = rows[i];
+      const Floats b = rows[i | Span];
+      rows[i] = where_set<Span>(exchange<Span>(b), a);
+      rows[i | Span] = where_set<Span>(b, exchange<Span>(a));
+    }
+  }
+}
+
+void add_tile_scores(const std::int32_t* dots, std::size_t n, const float* factors,
+                     const float* steps, float* scores, std::size_t stride) {
+  for (std::size_t first = 0; first < kLane; first += kWidth) {
+    const Floats step = load<Floats>(steps + first);
+    std::size_t t = 0;
+    for (; t + kWidth <= n; t += kWidth) {
+      Floats rows[kWidth];
+      for (std::size_t i = 0; i < kWidth; ++i) {
+        const Ints row = load<Ints>(dots + (t + i) * kLane + first);
+        rows[i] = __builtin_convertvector(row, Floats) * (step * factors[t + i]);
+      }
+      exchange_blocks<1>(rows);
+      exchange_blocks<2>(rows);
+      exchange_blocks<4>(rows);
+      exchange_blocks<8>(rows);
+      for (std::size_t l = 0; l < kWidth; ++l) {
+        float* to = scores + (first + l) * stride + t;
+        store(to, load<Floats>(to) + rows[l]);
+      }
+    }
+    for (; t < n; ++t) {
+      for (std::size_t l = first; l < first + kWidth; ++l) {
+        scores[l * stride + t] += static_cast<float>(dots[t * kLane + l]) * (factors[t] * steps[l]);
+      }
+    }
+  }
+}
+
+void add_tile_sums(const std::int32_t* dots, std::size_t n, const float* steps, float* sums) {
+  constexpr std::size_t kParts = kLane / kWidth;
+  Floats step[kParts];
+  for (std::size_t p = 0; p < kParts; ++p) step[p] = load<Floats>(steps + p * kWidth);
+  for (std::size_t i = 0; i < n * kLane; i += kLane) {
+    for (std::size_t p = 0; p < kParts; ++p) {
+      const Ints row = load<Ints>(dots + i + p * kWidth);
+      float* to = sums + i + p * kWidth;
+      store(to, load<Floats>(to) + __builtin_convertvector(row, Floats) * step[p]);
+    }
+  }
+}
+
+float take_off(const std::int8_t* values, float step, std::size_t n, float* x) {
+  constexpr std::size_t kParts = 16 / kWidth;
+  Floats sums[kParts] = {};
+  std::size_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    for (std::size_t p = 0; p < kParts; ++p) {
+      float* at = x + i + p * kWidth;
+      const auto value = __builtin_convertvector(load<Bytes>(values + i + p * kWidth), Floats);
+      const Floats rest = load<Floats>(at) - value * step;
+      store(at, rest);
+      sums[p] += abs_of(rest);
+    }
+  }
+  if (i < n) {
+    float rest[16] = {};
+    for (std::size_t l = 0; i + l < n; ++l) {
+      x[i + l] -= static_cast<float>(values[i + l]) * step;
+      rest[l] = x[i + l];
+    }
+    for (std::size_t p = 0; p < kParts; ++p) sums[p] += abs_of(load<Floats>(rest + p * kWidth));
+  }
+  return sum_16_lanes(sums);
+}
+
 }  // namespace
 }  // namespace turboquant::kernels

@@ -177,7 +177,8 @@ class HeadAttention {
     }
   }
 
-  // use(group, row, dots) gets the kLane products of a group of integer rows with a decoded row.
+  // use(group, steps, dots) gets the products [row_count][kLane] of a group of integer rows with
+  // the decoded rows, and what makes them numbers again.
   template <typename Use>
   void tile_products(const PartFormat& part, std::size_t row_count, const IntegerRows& integers,
                      const Use& use) {
@@ -185,10 +186,11 @@ class HeadAttention {
     dots_.resize(integers.groups() * padded_rows * kLane);
     kernels_.dot_tile(decoded_.data(), padded_rows, integers.width(), level_table(part.bits),
                       integers.packed(), integers.groups(), integers.bias(), dots_.data());
+    const float unit = static_cast<float>(part.scale_unit);
     for (std::size_t g = 0; g < integers.groups(); ++g) {
-      for (std::size_t j = 0; j < row_count; ++j) {
-        use(g, j, dots_.data() + (g * padded_rows + j) * kLane);
-      }
+      float steps[kLane];
+      for (std::size_t l = 0; l < kLane; ++l) steps[l] = integers.steps()[g * kLane + l] * unit;
+      use(g, steps, dots_.data() + g * padded_rows * kLane);
     }
   }
 
@@ -246,16 +248,10 @@ class HeadAttention {
   }
 
   void add_score_tiles(const PartFormat& part, std::size_t tokens, const IntegerRows& integers) {
-    const float unit = static_cast<float>(part.scale_unit);
     tile_products(part, tokens, integers,
-                  [&](std::size_t g, std::size_t t, const std::int32_t* dots) {
-                    float lanes[kLane];
-                    for (std::size_t l = 0; l < kLane; ++l) {
-                      const float step = integers.steps()[g * kLane + l] * unit;
-                      lanes[l] = static_cast<float>(dots[l]) * (factors_[t] * step);
-                    }
-                    float* scores = scores_.data() + g * kLane * kRunTokens + t;
-                    for (std::size_t l = 0; l < kLane; ++l) scores[l * kRunTokens] += lanes[l];
+                  [&](std::size_t g, const float* steps, const std::int32_t* dots) {
+                    kernels_.add_tile_scores(dots, tokens, factors_.data(), steps,
+                                             scores_.data() + g * kLane * kRunTokens, kRunTokens);
                   });
   }
 
@@ -275,7 +271,7 @@ class HeadAttention {
         const float* weights = scores_.data() + r * kRunTokens;
         for (std::size_t t = 0; t < tokens; ++t) weights_[t] = weights[t] * factors_[t];
         first_digits_.set(kernels_, r, weights_.data(), page_tokens);
-        const float lost = first_digits_.subtract(r, weights_.data(), page_tokens);
+        const float lost = first_digits_.subtract(kernels_, r, weights_.data(), page_tokens);
         if (lost <= kRoundingShare * largest_factor * totals_[r]) continue;
         second_digits_.set(kernels_, r, weights_.data(), page_tokens);
         second = true;
@@ -287,18 +283,16 @@ class HeadAttention {
 
   void add_values(const PartFormat& part, const std::uint8_t* values, IntegerRows& weights) {
     const std::size_t page_tokens = format_.values.page_tokens;
-    const float unit = static_cast<float>(part.scale_unit);
     if (tiled()) {
       weights.pack(kernels_, level_table(part.bits));
-      tile_products(
-          part, part.d, weights, [&](std::size_t g, std::size_t i, const std::int32_t* dots) {
-            float* sums = lane_sums_.data() + (g * value_dim_ + part.first + i) * kLane;
-            for (std::size_t l = 0; l < kLane; ++l) {
-              sums[l] += static_cast<float>(dots[l]) * (weights.steps()[g * kLane + l] * unit);
-            }
-          });
+      tile_products(part, part.d, weights,
+                    [&](std::size_t g, const float* steps, const std::int32_t* dots) {
+                      float* sums = lane_sums_.data() + (g * value_dim_ + part.first) * kLane;
+                      kernels_.add_tile_sums(dots, part.d, steps, sums);
+                    });
       return;
     }
+    const float unit = static_cast<float>(part.scale_unit);
     products(part, page_tokens, part.d, values + part.codes, weights,
              [&](std::size_t r, const std::int32_t* dots) {
                float* sums = rotated_sums_.data() + r * value_dim_ + part.first;

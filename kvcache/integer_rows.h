@@ -30,16 +30,8 @@ class IntegerRows {
         table.quantize_query(x, d, std::isfinite(factor) ? factor : 0, values_.data() + r * width_);
   }
   // What set() left: x[i] -= values[i] * step. Returns the sum of the sizes.
-  float subtract(std::size_t r, float* x, std::size_t d) const {
-    float sums[8] = {};
-    for (std::size_t i = 0; i < d; ++i) {
-      x[i] -= static_cast<float>(values_[r * width_ + i]) * steps_[r];
-    }
-    for (std::size_t i = 0; i + 8 <= d; i += 8) {
-      for (std::size_t l = 0; l < 8; ++l) sums[l] += std::fabs(x[i + l]);
-    }
-    for (std::size_t i = d / 8 * 8; i < d; ++i) sums[i % 8] += std::fabs(x[i]);
-    return (sums[0] + sums[4]) + (sums[1] + sums[5]) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+  float subtract(const kernels::KernelTable& table, std::size_t r, float* x, std::size_t d) const {
+    return table.take_off(values_.data() + r * width_, steps_[r], d, x);
   }
   float step(std::size_t r) const { return steps_[r]; }
   const float* steps() const { return steps_.data(); }  // those of absent rows are 0

@@ -121,6 +121,30 @@ float exp_sum(const float* x, std::size_t n, float shift, float* out) {
   return sum_lanes(lanes);
 }
 
+void add_tile_scores(const std::int32_t* dots, std::size_t n, const float* factors,
+                     const float* steps, float* scores, std::size_t stride) {
+  for (std::size_t t = 0; t < n; ++t) {
+    for (std::size_t l = 0; l < kLane; ++l) {
+      scores[l * stride + t] += static_cast<float>(dots[t * kLane + l]) * (factors[t] * steps[l]);
+    }
+  }
+}
+
+void add_tile_sums(const std::int32_t* dots, std::size_t n, const float* steps, float* sums) {
+  for (std::size_t i = 0; i < n * kLane; ++i) {
+    sums[i] += static_cast<float>(dots[i]) * steps[i % kLane];
+  }
+}
+
+float take_off(const std::int8_t* values, float step, std::size_t n, float* x) {
+  float lanes[16] = {};
+  for (std::size_t i = 0; i < n; ++i) {
+    x[i] -= static_cast<float>(values[i]) * step;
+    lanes[i % 16] += std::fabs(x[i]);
+  }
+  return sum_lanes(lanes);
+}
+
 // Where code i of a row lies: plane by plane inside a block, a bit stream in the tail.
 template <typename Visit>
 void for_each_bit(std::size_t d, int bits, const Visit& visit) {
@@ -344,6 +368,9 @@ const KernelTable kTable = {"scalar",
                             dot,
                             add_scaled,
                             exp_sum,
+                            add_tile_scores,
+                            add_tile_sums,
+                            take_off,
                             decode,
                             trellis_encode,
                             trellis_decode,

@@ -338,6 +338,39 @@ TEST_P(Backend, TrellisDotRows) {
   }
 }
 
+TEST_P(Backend, TilesOfAttention) {
+  constexpr std::size_t kStride = 130;
+  const std::vector<float> steps = normals(kLane);
+  for (const std::size_t n : {1, 3, 4, 7, 8, 15, 16, 17, 31, 64, 128}) {
+    std::vector<std::int32_t> dots(n * kLane);
+    for (auto& dot : dots) dot = static_cast<std::int32_t>(random_() % 2000001) - 1000000;
+    const std::vector<float> factors = normals(n);
+    std::vector<float> scores = normals(kLane * kStride);
+    std::vector<float> expected = scores;
+    tested().add_tile_scores(dots.data(), n, factors.data(), steps.data(), scores.data(), kStride);
+    reference().add_tile_scores(dots.data(), n, factors.data(), steps.data(), expected.data(),
+                                kStride);
+    EXPECT_EQ(scores, expected) << n;
+    scores.resize(n * kLane);
+    expected.resize(n * kLane);
+    tested().add_tile_sums(dots.data(), n, steps.data(), scores.data());
+    reference().add_tile_sums(dots.data(), n, steps.data(), expected.data());
+    EXPECT_EQ(scores, expected) << n;
+  }
+}
+
+TEST_P(Backend, TakeOff) {
+  for (const std::size_t n : {0, 1, 15, 16, 17, 31, 64, 65, 128}) {
+    std::vector<std::int8_t> values(n);
+    for (auto& value : values) value = static_cast<std::int8_t>(random_() % 255 - 127);
+    std::vector<float> x = normals(n, 100);
+    std::vector<float> expected = x;
+    const float sum = tested().take_off(values.data(), 0.37f, n, x.data());
+    EXPECT_EQ(sum, reference().take_off(values.data(), 0.37f, n, expected.data())) << n;
+    EXPECT_EQ(x, expected) << n;
+  }
+}
+
 std::vector<std::int32_t> flat(const std::vector<Hit>& hits, std::size_t n) {
   std::vector<std::int32_t> all;
   for (std::size_t i = 0; i < n; ++i) {
