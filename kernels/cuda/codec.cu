@@ -288,9 +288,8 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
   const int half = tables.quantizer_bits > 0 ? 1 << (tables.quantizer_bits - 1) : 0;
   std::uint32_t rank = 0;
   for (int c = 0; c < kCells; ++c) {
-    const float end = (static_cast<float>(c) + 0.5f) / 4;
-    v.cells[c] = {HUGE_VALF, rank};
-    if (static_cast<int>(rank) + 1 < half && tables.quantizer.thresholds[rank] <= end) {
+    v.cells[c] = {HUGE_VALF, rank * kRankStep};
+    if (static_cast<int>(rank) + 1 < half && tables.quantizer.thresholds[rank] < end_of_cell(c)) {
       v.cells[c].threshold = tables.quantizer.thresholds[rank++];
     }
   }

@@ -1,10 +1,9 @@
-#include "kernels/cuda/encode_rows.h"
-
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/codec_view.cuh"
+#include "kernels/cuda/encode_rows.h"
 #include "kernels/cuda/register_rotation.cuh"
 
 namespace turboquant::cuda {
@@ -24,9 +23,9 @@ struct Size {
   static constexpr int kEach = kDimension / 32;  // codes that a lane makes
   static constexpr int kShift = 16;  // the second half of the rotated vector is in other banks
   static constexpr int kPitch = (pad(kDimension) + kShift + 31) / 32 * 32 + 8;
-  static constexpr int kSigns = kVectors * kPitch;              // where they begin
-  static constexpr int kRows = kSigns + kRounds * 32;           // where packed rows begin
-  static constexpr int kRowBytes = kDimension / 2;              // at most
+  static constexpr int kSigns = kVectors * kPitch;     // where they begin
+  static constexpr int kRows = kSigns + kRounds * 32;  // where packed rows begin
+  static constexpr int kRowBytes = kDimension / 2;     // at most
   static constexpr int kBytes = 4 * kRows + kVectors * kRowBytes;
 };
 
@@ -75,8 +74,8 @@ __device__ __forceinline__ void load_scaled(const float* y, int first, int lane,
   }
 }
 
-// Codes of a block of 64 coordinates, of which each lane of a half of a warp has four, 16 apart, and
-// the products with their levels.
+// Codes of a block of 64 coordinates, of which each lane of a half of a warp has four, 16 apart,
+// and the products with their levels.
 template <int kBits>
 __device__ __forceinline__ void pack_block(const CodecView& view, const Cell* cells,
                                            const float* magnitudes, int block, int lane,
@@ -84,19 +83,22 @@ __device__ __forceinline__ void pack_block(const CodecView& view, const Cell* ce
   std::uint32_t codes[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) codes[i] = code_of<kBits, false>(four[i], cells, magnitudes, 0);
+  constexpr std::uint32_t kStep = kRankStep;
   if constexpr (kBits == 4) {
-    row[32 * block + lane] = static_cast<std::uint8_t>(codes[0] | codes[2] << 4);
-    row[32 * block + 16 + lane] = static_cast<std::uint8_t>(codes[1] | codes[3] << 4);
+    row[32 * block + lane] = static_cast<std::uint8_t>((codes[0] | codes[2] << 4) / kStep);
+    row[32 * block + 16 + lane] = static_cast<std::uint8_t>((codes[1] | codes[3] << 4) / kStep);
   } else if constexpr (kBits > 1) {
-    const std::uint32_t low = (codes[0] & 3) | (codes[1] & 3) << 2 | (codes[2] & 3) << 4 |
-                              (codes[3] & 3) << 6;
-    row[16 * block + lane] = static_cast<std::uint8_t>(low);
+    constexpr std::uint32_t kLow = 3 * kStep;
+    const std::uint32_t low = (codes[0] & kLow) | (codes[1] & kLow) << 2 | (codes[2] & kLow) << 4 |
+                              (codes[3] & kLow) << 6;
+    row[16 * block + lane] = static_cast<std::uint8_t>(low / kStep);
   }
   if constexpr (kBits == 1 || kBits == 3) {
     // A byte has one bit of every eighth coordinate: of this lane and of the one 8 away.
-    constexpr int kBit = kBits - 1;
-    std::uint32_t top = (codes[0] >> kBit) | (codes[1] >> kBit) << 2 | (codes[2] >> kBit) << 4 |
-                        (codes[3] >> kBit) << 6;
+    constexpr std::uint32_t kTop = kStep << (kBits - 1);
+    std::uint32_t top = ((codes[0] & kTop) | (codes[1] & kTop) << 2 | (codes[2] & kTop) << 4 |
+                         (codes[3] & kTop) << 6) /
+                        kTop;
     top <<= lane / 8;
     top |= __shfl_xor_sync(0xffffffffu, top, 8);
     const int first = kBits == 3 ? view.layout.top : 0;
@@ -252,8 +254,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const int vector = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   float* const y = memory + vector * S::kPitch;
-  auto* const packed =
-      reinterpret_cast<std::uint8_t*>(memory + S::kRows) + vector * S::kRowBytes;
+  auto* const packed = reinterpret_cast<std::uint8_t*>(memory + S::kRows) + vector * S::kRowBytes;
   const size_t end = min(n, (blockIdx.x + size_t{1}) * kVectors * kBatches);
   for (size_t first = blockIdx.x * size_t{kVectors * kBatches}; first < end; first += kVectors) {
     const size_t row = first + static_cast<size_t>(vector);
@@ -361,8 +362,7 @@ std::vector<std::uint32_t> lane_signs(const RowEncoder& encoder, const RotationT
       const int lane = i % kLanesOfPlane;
       const int half = i / kLanesOfPlane % 2;
       const int e = i / 32;
-      const auto at =
-          static_cast<std::size_t>(plane_of(half) * plane_size + place_of(lane, e, a));
+      const auto at = static_cast<std::size_t>(plane_of(half) * plane_size + place_of(lane, e, a));
       const float factor = rotation.factors[static_cast<std::size_t>(round) * rotation.window + at -
                                             static_cast<std::size_t>(window * plane_size)];
       const bool minus = (factor < 0) != opposite[at];

@@ -2,11 +2,11 @@
 // 2^kLog elements, and each half of it one of the two neighbouring planes that a round transforms.
 // Lanes exchange half of what they have where a stage pairs elements of different lanes.
 //
-// Of the kLog bits of an element's number in its plane, four say in which lane of the half it is, in
-// layout a the bits [a, a + 4), and the others in which register, low bits first. A round begins in
-// layout a and ends in layout a - 1: the stages before the lanes' bits are between registers, and
-// each of the next four first lets a register bit and a lane bit change places, with half of the
-// values sent. The last stage is between the planes.
+// Of the kLog bits of an element's number in its plane, four say in which lane of the half it is,
+// in layout a the bits [a, a + 4), and the others in which register, low bits first. A round begins
+// in layout a and ends in layout a - 1: the stages before the lanes' bits are between registers,
+// and each of the next four first lets a register bit and a lane bit change places, with half of
+// the values sent. The last stage is between the planes.
 //
 // What a lane subtracts from what changes with the lane, so that after a round some elements are
 // negative: a function of place alone (turned()), which the signs of the next round make good.
@@ -46,8 +46,8 @@ __device__ __forceinline__ void add_and_subtract(float (&v)[kN]) {
   }
 }
 
-// The same, of which a lane keeps the sums or the differences and exchanges the others with the lane
-// that `other` tells. sign: -1 where it keeps differences, else 1.
+// The same, of which a lane keeps the sums or the differences and exchanges the others with the
+// lane that `other` tells. sign: -1 where it keeps differences, else 1.
 template <int kSpan, int kN>
 __device__ __forceinline__ void add_and_exchange(float (&v)[kN], float sign, int other) {
 #pragma unroll

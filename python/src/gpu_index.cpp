@@ -26,6 +26,14 @@ const float* floats(Address address) { return reinterpret_cast<const float*>(add
 // GpuIndexTurboQuant behind a lock, with addresses in the place of arrays: turboquant.cuda knows
 // whose they are and keeps them alive. One call at a time, since a call has a stream.
 class PyGpuIndex {
+  template <class F>
+  auto on_stream(Address stream, F&& f) {
+    const nb::gil_scoped_release no_gil;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    index_->set_stream(reinterpret_cast<void*>(stream));
+    return f(*index_);
+  }
+
  public:
   explicit PyGpuIndex(std::unique_ptr<GpuIndexTurboQuant> index) : index_(std::move(index)) {}
 
@@ -79,8 +87,8 @@ class PyGpuIndex {
     std::unique_ptr<Selector> made;
     const Selector* selector = Selector::from(selector_object, made);
     if (selector == nullptr) throw nb::type_error("remove_ids needs ids, not None");
-    return on_stream(
-        0, [&](GpuIndexTurboQuant& index) { return index.remove_ids(selector->get()); });
+    return on_stream(0,
+                     [&](GpuIndexTurboQuant& index) { return index.remove_ids(selector->get()); });
   }
 
   nb::object reconstruct(std::int64_t id) {
@@ -91,7 +99,8 @@ class PyGpuIndex {
       index.reconstruct(id, x.get());
       return true;
     });
-    if (!there) throw nb::index_error(("id " + std::to_string(id) + " is not in the index").c_str());
+    if (!there)
+      throw nb::index_error(("id " + std::to_string(id) + " is not in the index").c_str());
     return to_numpy(std::move(x), 1, d, true);
   }
 
@@ -122,14 +131,6 @@ class PyGpuIndex {
   const GpuIndexTurboQuant& get() const { return *index_; }  // for what never changes
 
  private:
-  template <class F>
-  auto on_stream(Address stream, F&& f) {
-    const nb::gil_scoped_release no_gil;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    index_->set_stream(reinterpret_cast<void*>(stream));
-    return f(*index_);
-  }
-
   std::unique_ptr<GpuIndexTurboQuant> index_;
   std::mutex mutex_;
 };
@@ -182,8 +183,7 @@ void bind_gpu_index(nb::module_& m) {
       .def_prop_ro("d", [](const PyGpuIndex& self) { return self.get().d; })
       .def_prop_ro("device", [](const PyGpuIndex& self) { return self.get().device(); })
       .def_prop_ro("code_size", [](const PyGpuIndex& self) { return self.get().sa_code_size(); })
-      .def_prop_ro("name",
-                   [](const PyGpuIndex& self) { return index_name(self.get().options()); })
+      .def_prop_ro("name", [](const PyGpuIndex& self) { return index_name(self.get().options()); })
       .def_prop_ro("metric", [](const PyGpuIndex& self) {
         return metric_name(self.get().metric_type, self.get().options().normalize);
       });
