@@ -67,7 +67,8 @@ def search_faiss(rows, queries):
             overlap = f"{same:.3f}"
         print(
             f"faiss {faiss.__version__} GpuIndexFlatIP of halves "
-            f"{rows.shape[0]} x {rows.shape[1]}, batch {batch:4}: {ms:8.3f} ms (the same ids as torch: {overlap})",
+            f"{rows.shape[0]} x {rows.shape[1]}, batch {batch:4}: {ms:8.3f} ms "
+            f"(the same ids as torch: {overlap})",
             flush=True,
         )
 

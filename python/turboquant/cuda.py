@@ -144,8 +144,8 @@ def _stream(stream: Any) -> int:
 class GpuIndexTurboQuant:
     """A flat index of TurboQuant codes in the memory of a CUDA device.
 
-    d: 1 to 65,536. bits, metric, estimator, seed and centre as of IndexTurboQuant. device: number of
-    the device. Any number of threads may call; calls take turns. ValueError for arguments,
+    d: 1 to 65,536. bits, metric, estimator, seed and centre as of IndexTurboQuant. device: the
+    number of one. Any number of threads may call; calls take turns. ValueError for arguments,
     MemoryError where the device's memory does not suffice (what the index held is untouched),
     RuntimeError for a CUDA call that failed, with its name and the device.
     """
@@ -195,8 +195,8 @@ class GpuIndexTurboQuant:
     def search(
         self, queries: Any, k: int, *, selector: Any = None, stream: Any = None
     ) -> tuple[Any, Any]:
-        """The k best of each query, k from 1 to 2,048: scores float32 and ids int64, both (nq, k), or
-        (k,) for one query (d,).
+        """The k best of each query, k from 1 to 2,048: scores float32 and ids int64, both (nq, k),
+        or (k,) for one query (d,).
 
         Best first; places that no vector fills have id -1. Results are torch tensors or cupy arrays
         on the device when the queries are, else numpy arrays. selector: an IDSelector, or ids or
