@@ -1,9 +1,7 @@
 #include "kvcache/device_cache.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -18,8 +16,6 @@ using cuda::kKvBatch;
 using cuda::kTileTokens;
 using cuda::KvState;
 using cuda::StreamPointer;
-
-constexpr std::size_t kChunkQueries = 256;  // of one launch, which bounds the workspace
 
 void require(bool holds, const std::string& sentence) {
   if (!holds) throw std::invalid_argument(sentence);
@@ -73,16 +69,15 @@ Plan plan_of(const cuda::KvLayer& layer, const KvState& state, std::uint32_t n) 
   return plan;
 }
 
-// Device memory; what CUDA says of too little of it is NoMemory here.
-cuda::Buffer buffer(int device, std::size_t bytes) {
+}  // namespace
+
+cuda::Buffer device_buffer(int device, std::size_t bytes) {
   try {
     return cuda::Buffer(device, bytes);
   } catch (const cuda::OutOfMemory& e) {
     throw NoMemory(e.what());
   }
 }
-
-}  // namespace
 
 DeviceCache::DeviceCache(CacheOptions options, const DeviceOptions& device)
     : host_(std::move(options)), device_(device) {
@@ -94,7 +89,7 @@ DeviceCache::DeviceCache(CacheOptions options, const DeviceOptions& device)
   const cuda::DeviceGuard guard(device_.device);
   const std::size_t d = host_.options().key_dim;
   const Rotation& rotation = *host_.format(0).keys.parts[0].rotation;
-  factors_ = buffer(device_.device, 2 * d * sizeof(float));
+  factors_ = device_buffer(device_.device, 2 * d * sizeof(float));
   cuda::copy(factors_.get(), rotation.factors(), factors_.bytes(), nullptr);
   sequences_.resize(host_.options().max_sequences);
   layers_.resize(host_.options().layers.size());
@@ -108,7 +103,7 @@ DeviceCache::DeviceCache(CacheOptions options, const DeviceOptions& device)
     attend.sequences = static_cast<std::uint32_t>(n);
     bytes = std::max(bytes, cuda::kv_workspace_bytes(layers_[0].view, attend, device_.device));
   }
-  workspace_ = buffer(device_.device, bytes);
+  workspace_ = device_buffer(device_.device, bytes);
   cuda::synchronize_device();
 }
 
@@ -137,11 +132,11 @@ void DeviceCache::make_layer(std::size_t layer) {
   const std::size_t tiles = (pool_tokens + kTileTokens - 1) / kTileTokens;
   require(tiles <= UINT32_MAX, "the pool has too many pages");
   const int device = device_.device;
-  memory.pool = buffer(device, tiles * o.kv_heads * view.format.bytes());
-  memory.table = buffer(device, o.max_sequences * stride * sizeof(std::uint32_t));
-  memory.spans = buffer(device, o.max_sequences * stride * sizeof(std::uint32_t));
-  memory.states = buffer(device, o.max_sequences * sizeof(KvState));
-  memory.raw = buffer(device, o.max_sequences * raw_bytes());
+  memory.pool = device_buffer(device, tiles * o.kv_heads * view.format.bytes());
+  memory.table = device_buffer(device, o.max_sequences * stride * sizeof(std::uint32_t));
+  memory.spans = device_buffer(device, o.max_sequences * stride * sizeof(std::uint32_t));
+  memory.states = device_buffer(device, o.max_sequences * sizeof(KvState));
+  memory.raw = device_buffer(device, o.max_sequences * raw_bytes());
   cuda::fill(memory.states.get(), 0, memory.states.bytes(), nullptr);
   cuda::fill(memory.raw.get(), 0, memory.raw.bytes(), nullptr);
   view.pool = memory.pool.as<std::uint8_t>();
@@ -431,230 +426,6 @@ void DeviceCache::refresh() {
     throw NoMemory("replayed graphs appended " + std::to_string(refused) +
                    " tokens that no pages were reserved for, and they are lost");
   }
-}
-
-void DeviceCache::run(std::size_t layer, const cuda::KvAttend& attend, StreamPointer stream) {
-  cuda::KvAttend ready = attend;
-  if (ready.scores == nullptr) {
-    const std::size_t bytes = cuda::kv_workspace_bytes(layers_[layer].view, ready, device_.device);
-    if (bytes > workspace_.bytes()) {
-      require(!cuda::capturing(stream),
-              "so many queries need more memory than decoding; attend once before capturing");
-      cuda::synchronize_device();
-      workspace_ = buffer(device_.device, bytes);
-    }
-    ready.workspace = workspace_.as<float>();
-  }
-  cuda::kv_attend(layers_[layer].view, ready, device_.device, stream);
-}
-
-void DeviceCache::attend(std::size_t layer, const AttentionBatch& batch,
-                         const AttentionOptions& options, const DeviceAttention& attention,
-                         StreamPointer stream) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
-  const cuda::DeviceGuard guard(device_.device);
-  require(std::isfinite(options.scale) && std::isfinite(options.softcap) && options.softcap >= 0,
-          "the scale must be finite and the softcap finite and not negative");
-  require(reinterpret_cast<std::uintptr_t>(attention.q) % 16 == 0, "q is not aligned to 16 bytes");
-  const bool captured = cuda::capturing(stream);
-  const CacheOptions& o = host_.options();
-  std::size_t longest = 0;
-  for (std::size_t b = 0; b < batch.n; ++b) {
-    const std::size_t length = shadow(layer, batch.sequences[b]).state.length;
-    longest = std::max(longest, length);
-    require(batch.queries[b] >= 1, "a sequence must ask at least one query");
-    if (captured) continue;
-    require(batch.queries[b] <= length, "sequence " + std::to_string(batch.sequences[b]) + " has " +
-                                            std::to_string(length) + " tokens, and " +
-                                            std::to_string(batch.queries[b]) + " of them ask");
-    require(options.mask == nullptr || options.mask_stride >= length,
-            "the mask has fewer columns than sequence " + std::to_string(batch.sequences[b]) +
-                " has tokens");
-    require(attention.scores == nullptr || attention.score_stride >= length,
-            "there is less room for scores than sequence " + std::to_string(batch.sequences[b]) +
-                " has tokens");
-  }
-  cuda::KvAttend a;
-  a.element = attention.element;
-  a.sinks = options.sinks;
-  a.mask_stride = static_cast<std::uint32_t>(options.mask_stride);
-  a.score_stride = static_cast<std::uint32_t>(attention.score_stride);
-  a.scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<float>(o.key_dim));
-  a.softcap = options.softcap;
-  a.window = static_cast<std::uint32_t>(std::min<std::size_t>(options.window, UINT32_MAX));
-  a.causal = options.causal;
-  a.most_tokens = static_cast<std::uint32_t>(captured ? device_.sequence_tokens : longest);
-  const std::size_t width =
-      o.query_heads * o.key_dim * (a.element == cuda::KvElement::kFloat ? 4 : 2);
-  std::size_t query = 0;  // before those of the launch
-  const auto launch = [&](std::size_t b, std::size_t n, std::size_t skipped, std::size_t queries) {
-    a.sequences = static_cast<std::uint32_t>(n);
-    for (std::size_t i = 0; i < n; ++i) {
-      a.sequence[i] = static_cast<std::uint32_t>(batch.sequences[b + i]);
-    }
-    a.queries = static_cast<std::uint32_t>(queries);
-    a.after = static_cast<std::uint32_t>(batch.queries[b] - skipped - queries);
-    a.q = static_cast<const std::uint8_t*>(attention.q) + query * width;
-    a.out = static_cast<std::uint8_t*>(attention.out) + query * width;
-    if (attention.lse != nullptr) a.lse = attention.lse + query * o.query_heads;
-    if (options.mask != nullptr) a.mask = options.mask + query * options.mask_stride;
-    if (attention.scores != nullptr) {
-      a.scores = attention.scores + query * o.query_heads * attention.score_stride;
-    }
-    run(layer, a, stream);
-    query += n * queries;
-  };
-  // Sequences with equally many queries share a launch, and many queries of one are cut.
-  for (std::size_t b = 0; b < batch.n;) {
-    const std::size_t queries = batch.queries[b];
-    if (queries > kChunkQueries) {
-      for (std::size_t skipped = 0; skipped < queries; skipped += kChunkQueries) {
-        launch(b, 1, skipped, std::min(kChunkQueries, queries - skipped));
-      }
-      ++b;
-      continue;
-    }
-    std::size_t n = 1;
-    const std::size_t most =
-        std::max<std::size_t>(1, std::min<std::size_t>(kKvBatch, kChunkQueries / queries));
-    while (b + n < batch.n && n < most && batch.queries[b + n] == queries) ++n;
-    launch(b, n, 0, queries);
-    b += n;
-  }
-}
-
-std::size_t DeviceCache::download(std::size_t number) {
-  const CacheOptions& o = host_.options();
-  cuda::synchronize_device();
-  auto made = std::make_unique<Sequence>();
-  made->layers.resize(layers_.size());
-  for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
-    const Shadow& from = shadow(layer, number);
-    const KvState& state = from.state;
-    const LayerMemory& memory = layers_[layer];
-    LayerState& to = made->layers[layer];
-    const std::size_t width = o.kv_heads * o.key_dim;
-    std::vector<std::uint16_t> raw(raw_bytes() / sizeof(std::uint16_t));
-    cuda::copy(raw.data(), memory.raw.as<std::uint8_t>() + number * raw_bytes(), raw_bytes(),
-               nullptr);
-    std::vector<std::uint8_t> tile(o.kv_heads * memory.view.format.bytes());
-    for (std::uint32_t i = 0; i < state.tiles; ++i) {
-      cuda::copy(tile.data(), memory.view.pool + from.tiles[i] * tile.size(), tile.size(), nullptr);
-      cuda::synchronize(nullptr);
-      const auto page = host_.new_page(layer);
-      for (std::size_t h = 0; h < o.kv_heads; ++h) {
-        page_of_tile(host_.kernels(), host_.format(layer), memory.view.format,
-                     tile.data() + h * memory.view.format.bytes(),
-                     page->data() + h * host_.format(layer).head_bytes);
-      }
-      to.pages.push_back({page, from.spans[i] % 128});
-      to.paged += from.spans[i] % 128;
-    }
-    cuda::synchronize(nullptr);
-    const auto take = [&](RawTokens& tokens, std::size_t slot) {
-      const std::uint16_t* at = raw.data() + slot * 2 * width;
-      tokens.keys.insert(tokens.keys.end(), at, at + width);
-      tokens.values.insert(tokens.values.end(), at + width, at + 2 * width);
-      ++tokens.n;
-    };
-    for (std::uint32_t i = 0; i < state.sinks; ++i) take(to.sinks, i);
-    for (std::uint32_t i = 0; i < state.tail; ++i) {
-      take(to.tail, memory.view.sink_tokens + (state.head + i) % memory.view.ring());
-    }
-  }
-  return host_.place(std::move(made));
-}
-
-void DeviceCache::upload(const Sequence& from, std::size_t number) {
-  const CacheOptions& o = host_.options();
-  for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
-    const LayerState& state = from.layers[layer];
-    if (state.pages.size() > layers_[layer].view.table_stride ||
-        state.length() > device_.sequence_tokens) {
-      throw std::out_of_range("the sequence has " + std::to_string(state.length()) +
-                              " tokens, more than the " + std::to_string(device_.sequence_tokens) +
-                              " that the cache was made for");
-    }
-    if (state.pages.size() > layers_[layer].free.size()) {
-      throw NoMemory("layer " + std::to_string(layer) + " needs " +
-                     std::to_string(state.pages.size()) + " pages, and its pool has " +
-                     std::to_string(layers_[layer].free.size()));
-    }
-  }
-  cuda::synchronize_device();
-  for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
-    const LayerState& state = from.layers[layer];
-    Shadow& to = shadow(layer, number);
-    const LayerMemory& memory = layers_[layer];
-    take_tiles(layer, number, state.pages.size(), nullptr);
-    std::vector<std::uint8_t> tile(o.kv_heads * memory.view.format.bytes());
-    auto position = static_cast<std::uint32_t>(state.sinks.n);
-    for (std::size_t i = 0; i < state.pages.size(); ++i) {
-      for (std::size_t h = 0; h < o.kv_heads; ++h) {
-        tile_of_page(host_.kernels(), host_.format(layer), memory.view.format,
-                     state.pages[i].page->data() + h * host_.format(layer).head_bytes,
-                     tile.data() + h * memory.view.format.bytes());
-      }
-      cuda::copy(memory.view.pool + to.tiles[i] * tile.size(), tile.data(), tile.size(), nullptr);
-      cuda::synchronize(nullptr);
-      to.spans.push_back(position * 128 + static_cast<std::uint32_t>(state.pages[i].tokens));
-      position += static_cast<std::uint32_t>(state.pages[i].tokens);
-    }
-    const std::size_t width = o.kv_heads * o.key_dim;
-    std::vector<std::uint16_t> raw(raw_bytes() / sizeof(std::uint16_t));
-    const auto put = [&](const RawTokens& tokens, std::size_t i, std::size_t slot) {
-      std::copy_n(tokens.keys.data() + i * width, width, raw.data() + slot * 2 * width);
-      std::copy_n(tokens.values.data() + i * width, width, raw.data() + (slot * 2 + 1) * width);
-    };
-    for (std::size_t i = 0; i < state.sinks.n; ++i) put(state.sinks, i, i);
-    for (std::size_t i = 0; i < state.tail.n; ++i) put(state.tail, i, o.sink_tokens + i);
-    cuda::copy(memory.raw.as<std::uint8_t>() + number * raw_bytes(), raw.data(), raw_bytes(),
-               nullptr);
-    cuda::synchronize(nullptr);
-    to.state.length = static_cast<std::uint32_t>(state.length());
-    to.state.sinks = static_cast<std::uint32_t>(state.sinks.n);
-    to.state.tiles = static_cast<std::uint32_t>(state.pages.size());
-    to.state.tail = static_cast<std::uint32_t>(state.tail.n);
-    to.state.head = 0;
-    push(layer, number);
-  }
-  cuda::synchronize_device();
-}
-
-void DeviceCache::dequantize(std::size_t layer, std::size_t number, float* keys, float* values) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
-  const cuda::DeviceGuard guard(device_.device);
-  shadow(layer, number);
-  const std::size_t there = download(number);
-  host_.dequantize(layer, there, keys, values);
-  host_.free_sequence(there);
-}
-
-std::vector<std::uint8_t> DeviceCache::serialize(std::size_t number, bool pack) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
-  const cuda::DeviceGuard guard(device_.device);
-  shadows(number);
-  const std::size_t there = download(number);
-  std::vector<std::uint8_t> bytes = host_.serialize(there, pack);
-  host_.free_sequence(there);
-  return bytes;
-}
-
-std::size_t DeviceCache::restore(const std::uint8_t* bytes, std::size_t n) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex_);
-  const cuda::DeviceGuard guard(device_.device);
-  const std::size_t there = host_.restore(bytes, n);
-  std::optional<std::size_t> number;
-  try {
-    number = create_sequence();
-    upload(host_.sequence(there), *number);
-  } catch (...) {
-    host_.free_sequence(there);
-    if (number) free_sequence(*number);
-    throw;
-  }
-  host_.free_sequence(there);
-  return *number;
 }
 
 MemoryUse DeviceCache::memory() const {

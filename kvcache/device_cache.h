@@ -26,6 +26,9 @@ class NoMemory : public std::bad_alloc {
   std::shared_ptr<std::string> what_;
 };
 
+/// Device memory; what CUDA says of too little of it is NoMemory here.
+cuda::Buffer device_buffer(int device, std::size_t bytes);
+
 struct DeviceOptions {
   int device = 0;
   std::size_t sequence_tokens = 0;  ///< most tokens of a sequence

@@ -1,156 +1,41 @@
 """Attention over the compressed cache on a CUDA device, beside torch's on half precision.
 
-Usage: kv_bench.py libturboquant_kv.so [--shapes 8x32k,1x4k] [--bits 44,33] [--nopeers]
+Usage: kv_bench.py [--shapes 8x32k,1x4k] [--bits 44,33] [--nopeers]
        [--parts decode,logits,heads,prefill,append] [--markdown FILE]
 
 Times are medians of CUDA-graph replays; every graph goes over so many copies of its inputs that
-they are past the L2 cache several times. All figures of a table are from one run. Needs torch.
+they are past the L2 cache several times. All figures of a table are from one run. Needs torch and
+turboquant built with CUDA (or TURBOQUANT_KV_LIBRARY, which names a libturboquant_kv.so that is).
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import statistics
 import sys
-from ctypes import POINTER, byref, c_float, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from turboquant.torch import DeviceCache, library
 
 
-class Side(ctypes.Structure):
-    _fields_ = [("bits", c_uint32), ("outliers", c_uint32), ("centre", c_uint32)]
-
-
-class Layer(ctypes.Structure):
-    _fields_ = [("keys", Side), ("values", Side)]
-
-
-class Config(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("layers", c_uint32),
-        ("query_heads", c_uint32),
-        ("kv_heads", c_uint32),
-        ("key_dim", c_uint32),
-        ("value_dim", c_uint32),
-        ("max_sequences", c_uint32),
-        ("page_tokens", c_uint32),
-        ("sink_tokens", c_uint32),
-        ("tail_tokens", c_uint32),
-        ("seed", c_uint64),
-        ("layer", Layer),
-        ("per_layer", c_void_p),
-    ]
-
-
-class DeviceConfig(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("device", c_int32),
-        ("sequence_tokens", c_uint64),
-        ("pool_tokens", c_uint64),
-    ]
-
-
-class Call(ctypes.Structure):
-    _fields_ = [("struct_size", c_size_t), ("stream", c_void_p), ("element", c_uint32)]
-
-
-class Attention(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("layer", c_uint32),
-        ("sequences", c_uint32),
-        ("sequence", POINTER(c_uint32)),
-        ("queries", POINTER(c_uint32)),
-        ("q", c_void_p),
-        ("out", c_void_p),
-        ("lse", c_void_p),
-        ("scale", c_float),
-        ("causal", c_uint32),
-        ("window", c_uint32),
-        ("softcap", c_float),
-        ("mask", c_void_p),
-        ("mask_stride", c_size_t),
-        ("sinks", c_void_p),
-        ("threads", c_uint32),
-    ]
-
-
-ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-
-
-class Cache:
-    def __init__(self, lib, layers, batch, q_heads, kv_heads, dim, bits, tokens, sinks, tail):
-        self.lib, self.batch, self.layers = lib, batch, layers
-        lib.tq_kv_last_error.restype = ctypes.c_char_p
-        config, device = Config(), DeviceConfig()
-        self.call("tq_kv_config_init", byref(config))
-        self.call("tq_kv_device_config_init", byref(device))
-        config.layers, config.query_heads, config.kv_heads = layers, q_heads, kv_heads
-        config.key_dim = config.value_dim = dim
-        config.max_sequences, config.sink_tokens, config.tail_tokens = batch, sinks, tail
-        config.layer.keys.bits, config.layer.values.bits = bits
-        device.sequence_tokens = tokens
-        self.handle = c_void_p()
-        self.call("tq_kv_create_on_device", byref(config), byref(device), byref(self.handle))
-        self.sequences = (c_uint32 * batch)(*range(batch))
-        for _ in range(batch):
-            self.call("tq_kv_sequence_create", self.handle, byref(c_uint32()))
-
-    def call(self, name, *args):
-        if getattr(self.lib, name)(*args) != 0:
-            raise RuntimeError(self.lib.tq_kv_last_error().decode())
-
-    def close(self):
-        self.lib.tq_kv_destroy(self.handle)
-
-    def on(self, x):
-        made = Call()
-        self.call("tq_kv_device_call_init", byref(made))
-        made.stream = torch.cuda.current_stream().cuda_stream
-        made.element = ELEMENTS[x.dtype]
-        return made
-
-    def append(self, layer, keys, values):
-        """[batch][tokens][kv_heads][dim]"""
-        self.call(
-            "tq_kv_append_on_device",
-            self.handle,
-            c_uint32(layer),
-            c_uint32(self.batch),
-            self.sequences,
-            c_size_t(keys.shape[1]),
-            c_void_p(keys.data_ptr()),
-            c_void_p(values.data_ptr()),
-            byref(self.on(keys)),
-        )
-
-    def attention(self, layer, q, queries):
-        made = Attention()
-        self.call("tq_kv_attention_init", byref(made))
-        made.layer, made.sequences, made.sequence = layer, self.batch, self.sequences
-        made.queries = (c_uint32 * self.batch)(*[queries] * self.batch)
-        made.q = q.data_ptr()
-        return made
-
-    def attend(self, layer, q, out):
-        """q and out [batch][queries][query_heads][dim]"""
-        made = self.attention(layer, q, q.shape[1])
-        made.out = out.data_ptr()
-        self.call("tq_kv_attend_on_device", self.handle, byref(made), byref(self.on(q)))
-
-    def scores(self, layer, q, scores):
-        self.call(
-            "tq_kv_scores_on_device",
-            self.handle,
-            byref(self.attention(layer, q, 1)),
-            c_void_p(scores.data_ptr()),
-            c_size_t(scores.shape[-1]),
-            byref(self.on(q)),
-        )
+def make_cache(layers, batch, heads, bits, tokens, sinks=4, tail=64):
+    """heads: query heads, heads of keys and values, their size; bits: of keys and of values."""
+    q_heads, kv_heads, dim = heads
+    return DeviceCache(
+        library(),
+        {"bits": bits[0]},
+        {"bits": bits[1]},
+        batch,
+        sequence_tokens=tokens,
+        layers=layers,
+        query_heads=q_heads,
+        kv_heads=kv_heads,
+        key_dim=dim,
+        value_dim=dim,
+        sink_tokens=sinks,
+        tail_tokens=tail,
+    )
 
 
 def graph_time(step, copies, replays=25):
@@ -197,7 +82,7 @@ class Inputs:
 
 
 def fill(cache, batch, kv_heads, tokens, dim, like=None):
-    for layer in range(cache.layers):
+    for layer in range(cache.config.layers):
         for at in range(0, tokens, 8192):
             n = min(8192, tokens - at)
             if like is not None:
@@ -208,7 +93,7 @@ def fill(cache, batch, kv_heads, tokens, dim, like=None):
                     torch.empty(shape, device="cuda", dtype=torch.float16).normal_()
                     for _ in range(2)
                 )
-            cache.append(layer, keys, values)
+            cache.append_batch(layer, keys, values, range(batch))
     torch.cuda.synchronize()
 
 
@@ -224,7 +109,7 @@ def sdpa(backend, q, pairs, batch, q_heads, dim):
         return float("nan")
 
 
-def decode(lib, shape, heads, bits_list, rows, peers=True, policy=(4, 64)):
+def decode(shape, heads, bits_list, rows, peers=True, policy=(4, 64)):
     (batch, tokens), (q_heads, kv_heads, dim) = shape, heads
     q = torch.empty((batch, q_heads, 1, dim), device="cuda", dtype=torch.float16).normal_()
     size = 4 * kv_heads * dim * batch * tokens
@@ -247,14 +132,14 @@ def decode(lib, shape, heads, bits_list, rows, peers=True, policy=(4, 64)):
     for bits in bits_list:
         compressed = bytes_a_token(kv_heads, dim, bits) * batch * tokens
         copies = copies_for(compressed)
-        cache = Cache(lib, copies, batch, q_heads, kv_heads, dim, bits, tokens + 64, *policy)
+        cache = make_cache(copies, batch, heads, bits, tokens + 64, *policy)
         fill(cache, batch, kv_heads, tokens, dim, like)
-        ours_q = q.transpose(1, 2).contiguous()
-        out = torch.empty_like(ours_q)
-        time = graph_time(lambda i: cache.attend(i, ours_q, out), copies)
+        ours_q = q[:, :, 0].contiguous()
+        time = graph_time(lambda i: cache.attend_batch(i, ours_q, range(batch)), copies)
         error = float("nan")
         if peers:
-            error = float((out[:1, 0].float() - exact).norm() / exact.norm())
+            out = cache.attend_batch(0, ours_q, range(batch))[:1].float()
+            error = float((out - exact).norm() / exact.norm())
         rate = compressed / time / 1e3
         print(f"{name_of(shape):>8} {q_heads}/{kv_heads}/{dim} {bits[0]}/{bits[1]} bits: "
               f"{time:8.1f} us, {rate:.0f} GB/s of codes, {best / time:.2f}x cuDNN fp16, "
@@ -266,7 +151,7 @@ def decode(lib, shape, heads, bits_list, rows, peers=True, policy=(4, 64)):
         torch.cuda.empty_cache()
 
 
-def logits(lib, shape, heads, rows):
+def logits(shape, heads, rows):
     (batch, tokens), (q_heads, kv_heads, dim) = shape, heads
     times = {}
     for dtype in (torch.float32, torch.float16):
@@ -289,11 +174,11 @@ def logits(lib, shape, heads, rows):
         torch.cuda.empty_cache()
     size = kv_heads * (dim / 2 + 2 + dim / 32) * batch * tokens
     copies = copies_for(size)
-    cache = Cache(lib, copies, batch, q_heads, kv_heads, dim, (4, 2), tokens + 64, 0, 0)
+    cache = make_cache(copies, batch, heads, (4, 2), tokens + 64, 0, 0)
     fill(cache, batch, kv_heads, tokens, dim)
-    q = torch.empty((batch, 1, q_heads, dim), device="cuda", dtype=torch.float16).normal_()
+    q = torch.empty((batch, q_heads, dim), device="cuda", dtype=torch.float16).normal_()
     scores = torch.empty((batch, q_heads, tokens), device="cuda", dtype=torch.float16)
-    time = graph_time(lambda i: cache.scores(i, q, scores), copies)
+    time = graph_time(lambda i: cache.scores_batch(i, q, range(batch), scores), copies)
     cache.close()
     fp32, fp16 = times[torch.float32], times[torch.float16]
     print(f"{name_of(shape):>8} logits: fp32 {fp32:.1f} us, fp16 {fp16:.1f} us, 4 bits "
@@ -301,19 +186,19 @@ def logits(lib, shape, heads, rows):
     rows.append((name_of(shape), fp32, fp16, time, fp32 / time, fp16 / time))
 
 
-def appends(lib, batch, heads, bits):
+def appends(batch, heads, bits):
     q_heads, kv_heads, dim = heads
     tokens = 16384
-    cache = Cache(lib, 1, batch, q_heads, kv_heads, dim, bits, 2 * tokens, 4, 64)
+    cache = make_cache(1, batch, heads, bits, 2 * tokens)
     shape = (batch, tokens // 2, kv_heads, dim)
     keys, values = (
         torch.empty(shape, device="cuda", dtype=torch.float16).normal_() for _ in range(2)
     )
-    cache.append(0, keys, values)
+    cache.append_batch(0, keys, values, range(batch))
     torch.cuda.synchronize()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    cache.append(0, keys, values)
+    cache.append_batch(0, keys, values, range(batch))
     end.record()
     end.synchronize()
     time = start.elapsed_time(end) * 1000
@@ -322,23 +207,23 @@ def appends(lib, batch, heads, bits):
     cache.close()
 
 
-def prefill(lib, history, chunk, heads, bits, rows):
+def prefill(history, chunk, heads, bits, rows):
     """A chunk of a prompt against the tokens before it, and itself, one sequence."""
     q_heads, kv_heads, dim = heads
-    cache = Cache(lib, 1, 1, q_heads, kv_heads, dim, bits, history + chunk + 64, 4, 64)
+    cache = make_cache(1, 1, heads, bits, history + chunk + 64)
     fill(cache, 1, kv_heads, history + chunk, dim)
-    q = torch.empty((1, chunk, q_heads, dim), device="cuda", dtype=torch.float16).normal_()
-    out = torch.empty_like(q)
-    ours = graph_time(lambda i: cache.attend(0, q, out), 1)
+    q = torch.empty((chunk, q_heads, dim), device="cuda", dtype=torch.float16).normal_()
+    cache.attend_batch(0, q, [0])  # takes the memory that so many queries need
+    ours = graph_time(lambda i: cache.attend_batch(0, q, [0]), 1)
     cache.close()
     k, v = Inputs(1, kv_heads, history + chunk, dim, 1).pairs[0]
-    turned = q.transpose(1, 2).contiguous()
+    turned = q.transpose(0, 1)[None].contiguous()
     times = {}
     for name, backend in (
         ("cuDNN", SDPBackend.CUDNN_ATTENTION),
         ("flash", SDPBackend.FLASH_ATTENTION),
     ):
-        # Without the mask: at most history / chunk * 2 + 1 to history / chunk * 2 + 2 of the work.
+        # Without the mask, which is a small part of the work behind a long history.
         times[name] = sdpa(backend, turned, [(k, v)], 1, q_heads, dim)
     flops = 4 * q_heads * dim * chunk * (history + chunk / 2)
     print(f"prefill of {chunk} behind {history // 1024}k, {bits[0]}/{bits[1]} bits: {ours:.0f} us, "
@@ -359,7 +244,6 @@ def shape_of(name):
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("library")
     parser.add_argument("--shapes", default="1x4k,1x32k,8x4k,8x32k,8x128k,32x32k")
     parser.add_argument("--bits", default="44,33")
     parser.add_argument("--parts", default="decode,logits,heads,prefill,append")
@@ -367,7 +251,6 @@ def main() -> int:
     parser.add_argument("--nopeers", action="store_true", help="ours alone, for tuning")
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
-    lib = ctypes.CDLL(args.library)
     parts = args.parts.split(",")
     bits = [(int(b[0]), int(b[1])) for b in args.bits.split(",")]
     shapes = [shape_of(name) for name in args.shapes.split(",")]
@@ -380,18 +263,18 @@ def main() -> int:
     rows, logit_rows, head_rows, prefill_rows = [], [], [], []
     if "decode" in parts:
         for shape in shapes:
-            decode(lib, shape, (32, 8, 128), bits, rows, not args.nopeers)
+            decode(shape, (32, 8, 128), bits, rows, not args.nopeers)
     if "logits" in parts:
         for shape in shapes:
-            logits(lib, shape, (32, 8, 128), logit_rows)
+            logits(shape, (32, 8, 128), logit_rows)
     if "heads" in parts:
         for heads in ((32, 8, 64), (32, 8, 256), (8, 8, 128), (64, 8, 128), (128, 8, 128)):
-            decode(lib, (8, 32768), heads, [(4, 4)], head_rows)
+            decode((8, 32768), heads, [(4, 4)], head_rows)
     if "prefill" in parts:
         for history, chunk in ((8192, 512), (32768, 512), (32768, 2048), (131072, 512)):
-            prefill(lib, history, chunk, (32, 8, 128), (4, 4), prefill_rows)
+            prefill(history, chunk, (32, 8, 128), (4, 4), prefill_rows)
     if "append" in parts:
-        appends(lib, 8, (32, 8, 128), (4, 4))
+        appends(8, (32, 8, 128), (4, 4))
     if args.markdown:
         with open(args.markdown, "w") as out:
             out.write(f"{name}, torch {torch.__version__}; reading {read:.0f} GB/s ")
@@ -406,6 +289,10 @@ def main() -> int:
             for r in logit_rows:
                 out.write(f"| {r[0]} | {r[1]:.1f} | {r[2]:.1f} | {r[3]:.1f} | {r[4]:.1f} | "
                           f"{r[5]:.2f} |\n")
+            out.write("\n| queries | 4/4 us | cuDNN fp16 us | flash fp16 us |\n|-|-|-|-|\n")
+            for r in prefill_rows:
+                out.write(f"| {r[1]} behind {r[0] // 1024}k | {r[2]:.0f} | {r[3]:.0f} | "
+                          f"{r[4]:.0f} |\n")
     return 0
 
 

@@ -1,6 +1,6 @@
 """What search_bench is compared with, on the same device: fp16 matrix product and top-k in tiles of
-rows, by torch, and faiss's GpuIndexFlat of halves where faiss-gpu is installed. Usage: peers.py ROWS
-DIMENSION. Times are CUDA events', medians; of torch, of the best tiling."""
+rows, by torch, and faiss's GpuIndexFlat of halves where faiss-gpu is installed. Usage: peers.py
+ROWS DIMENSION. Times are CUDA events', medians; of torch, of the best tiling."""
 
 import statistics
 import sys
@@ -66,8 +66,9 @@ def search_faiss(rows, queries):
             same = (ids[:, :, None] == wanted[:, None, :]).any(2).float().mean().item()
             overlap = f"{same:.3f}"
         print(
-            f"faiss {faiss.__version__} GpuIndexFlatIP of halves {rows.shape[0]} x {rows.shape[1]}, "
-            f"batch {batch:4}: {ms:8.3f} ms (the same ids as torch: {overlap})",
+            f"faiss {faiss.__version__} GpuIndexFlatIP of halves "
+            f"{rows.shape[0]} x {rows.shape[1]}, batch {batch:4}: {ms:8.3f} ms "
+            f"(the same ids as torch: {overlap})",
             flush=True,
         )
 

@@ -12,6 +12,32 @@
 namespace turboquant::cuda {
 namespace {
 
+// A vector as it is before the rotation.
+struct Taken {
+  double norm_squared;
+  double rest_squared;  // without the centre
+  float of_centre;      // <c, x>; 0 without a centre
+};
+
+// Loads a vector, normalizes it and takes the centre out, as the options say. Ends with a barrier.
+template <bool kWarp>
+__device__ Taken take(const Worker<kWarp>& w, const float* x, double* norms, float* sums) {
+  w.load(x);
+  Taken taken{w.norm_squared(norms), 0, 0};
+  if (w.v.normalize) {
+    w.scale(taken.norm_squared > 0 ? 1 / sqrt(taken.norm_squared) : 0);
+    __syncthreads();
+    taken.norm_squared = w.norm_squared(norms);
+  }
+  taken.rest_squared = taken.norm_squared;
+  if (w.v.centre != nullptr) {
+    taken.of_centre = w.lane_sum(w.v.centre, sums);
+    w.subtract_centre();
+    taken.rest_squared = w.norm_squared(norms);
+  }
+  return taken;
+}
+
 // kBlocks: of a multiprocessor; short rows gain from many, long ones from registers.
 template <bool kWarp, bool kShared, int kBlocks>
 __global__ void __launch_bounds__(kWarp ? 128 : 512, kBlocks)
@@ -29,20 +55,8 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512, kBlocks)
        first += gridDim.x * static_cast<size_t>(W::kVectors)) {
     const size_t row = first + W::slot();
     const bool real = row < n;
-    w.load(x + (real ? row : n - 1) * w.d());
-    double norm_squared = w.norm_squared(norms);
-    if (v.normalize) {
-      w.scale(norm_squared > 0 ? 1 / sqrt(norm_squared) : 0);
-      __syncthreads();
-      norm_squared = w.norm_squared(norms);
-    }
-    double rest_squared = norm_squared;
-    float of_centre = 0;
-    if (v.centre != nullptr) {
-      of_centre = w.lane_sum(v.centre, sums);
-      w.subtract_centre();
-      rest_squared = w.norm_squared(norms);
-    }
+    const auto [norm_squared, rest_squared, of_centre] =
+        take<kWarp>(w, x + (real ? row : n - 1) * w.d(), norms, sums);
     const bool finite = isfinite(norm_squared) && isfinite(rest_squared);
     const double norm = sqrt(rest_squared);
     if (norm == 0) {  // warps of a block can differ here: what follows synchronizes the team alone
@@ -177,22 +191,11 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512)
        first += gridDim.x * static_cast<size_t>(W::kVectors)) {
     const size_t query = first + W::slot();
     const bool real = query < n;
-    w.load(x + (real ? query : n - 1) * w.d());
-    double norm_squared = w.norm_squared(norms);
-    if (v.normalize) {
-      w.scale(norm_squared > 0 ? 1 / sqrt(norm_squared) : 0);
-      __syncthreads();
-      norm_squared = w.norm_squared(norms);
-    }
-    double norm = sqrt(norm_squared);
-    double rest_squared = norm_squared;
-    float offset = 0;
-    if (v.centre != nullptr) {
-      offset = saturate(static_cast<double>(w.lane_sum(v.centre, sums)) - v.centre_norm_squared);
-      w.subtract_centre();
-      rest_squared = w.norm_squared(norms);
-      norm = sqrt(rest_squared);
-    }
+    const auto [norm_squared, rest_squared, of_centre] =
+        take<kWarp>(w, x + (real ? query : n - 1) * w.d(), norms, sums);
+    const double norm = sqrt(rest_squared);
+    const float offset =
+        v.centre == nullptr ? 0 : saturate(static_cast<double>(of_centre) - v.centre_norm_squared);
     w.scale(norm > 0 ? 1 / norm : 0);
     rotate<kWarp>(w.y(), v.rotation);
     round_query<kWarp>(w, !real, norm, v.offsets[0], query, queries.operands, queries.scales,
@@ -288,9 +291,8 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
   const int half = tables.quantizer_bits > 0 ? 1 << (tables.quantizer_bits - 1) : 0;
   std::uint32_t rank = 0;
   for (int c = 0; c < kCells; ++c) {
-    const float end = (static_cast<float>(c) + 0.5f) / 4;
-    v.cells[c] = {HUGE_VALF, rank};
-    if (static_cast<int>(rank) + 1 < half && tables.quantizer.thresholds[rank] <= end) {
+    v.cells[c] = {HUGE_VALF, rank * kRankStep};
+    if (static_cast<int>(rank) + 1 < half && tables.quantizer.thresholds[rank] < end_of_cell(c)) {
       v.cells[c].threshold = tables.quantizer.thresholds[rank++];
     }
   }

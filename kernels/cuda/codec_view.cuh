@@ -10,16 +10,25 @@
 namespace turboquant::cuda {
 
 // Magnitudes fall into cells a quarter wide, with at most one threshold in each: whether they reach
-// it decides between two neighbouring ranks.
+// it decides between two neighbouring ranks. Ranks and cells are counted in bytes of what they
+// index.
 struct Cell {
   float threshold;     // infinity where there is none
-  std::uint32_t rank;  // below the threshold
+  std::uint32_t rank;  // below the threshold, times kRankStep
 };
 constexpr int kCells = 16;
+constexpr std::uint32_t kRankStep = sizeof(float);
 
-__device__ __forceinline__ int cell_of(float a) {
-  // To the nearest multiple of a quarter: only which cell it is has to be the same for all.
-  return __float_as_int(__fmaf_rn(fminf(a, 3.0f), 4.0f, 8388608.0f)) & (kCells - 1);
+// Cell c ends where the next begins, at (8 c + 7.5) / 32.
+__host__ __device__ constexpr float end_of_cell(int c) {
+  return (static_cast<float>(8 * c) + 7.5f) / 32;
+}
+
+// Offset of the cell of magnitude a. Which cell a value beside a border falls into does not matter,
+// only that all do alike: thresholds are not there.
+__device__ __forceinline__ std::uint32_t cell_offset(float a) {
+  static_assert(sizeof(Cell) == 8);
+  return __float_as_uint(__fmaf_rn(fminf(a, 3.0f), 32.0f, 8388608.0f)) & (8 * (kCells - 1));
 }
 
 // Everything of CodecTables that kernels read.
@@ -51,8 +60,8 @@ __device__ inline float saturate(double value) {
   return value > FLT_MAX ? FLT_MAX : static_cast<float>(value);
 }
 
-// The code of a value, which becomes its product with its level or, with kResidual, what the level
-// leaves.
+// kRankStep times the code of a value, which becomes its product with its level or, with kResidual,
+// what the level leaves.
 template <int kBits, bool kResidual>
 __device__ __forceinline__ std::uint32_t code_of(float& value, const Cell* cells,
                                                  const float* magnitudes, float step) {
@@ -60,18 +69,19 @@ __device__ __forceinline__ std::uint32_t code_of(float& value, const Cell* cells
   std::uint32_t rank = 0;
   float magnitude = 1;
   if constexpr (kBits > 1) {
-    const Cell cell = cells[cell_of(a)];
-    rank = cell.rank + (cell.threshold <= a ? 1 : 0);
-    magnitude = magnitudes[rank];
+    const Cell cell =
+        *reinterpret_cast<const Cell*>(reinterpret_cast<const char*>(cells) + cell_offset(a));
+    rank = cell.rank + (cell.threshold <= a ? kRankStep : 0);
+    magnitude = *reinterpret_cast<const float*>(reinterpret_cast<const char*>(magnitudes) + rank);
   }
-  constexpr std::uint32_t kHalf = 1 << (kBits - 1);
+  constexpr std::uint32_t kHalf = kRankStep << (kBits - 1);
   const bool plus = value >= 0;
   if constexpr (kResidual) {
     value = value - step * (plus ? magnitude : -magnitude);
   } else {
     value = a * magnitude;
   }
-  return (kHalf | rank) ^ (plus ? 0 : 2 * kHalf - 1);
+  return (kHalf | rank) ^ (plus ? 0 : 2 * kHalf - kRankStep);
 }
 
 }  // namespace turboquant::cuda

@@ -83,19 +83,22 @@ __device__ __forceinline__ void pack_block(const CodecView& view, const Cell* ce
   std::uint32_t codes[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) codes[i] = code_of<kBits, false>(four[i], cells, magnitudes, 0);
+  constexpr std::uint32_t kStep = kRankStep;
   if constexpr (kBits == 4) {
-    row[32 * block + lane] = static_cast<std::uint8_t>(codes[0] | codes[2] << 4);
-    row[32 * block + 16 + lane] = static_cast<std::uint8_t>(codes[1] | codes[3] << 4);
+    row[32 * block + lane] = static_cast<std::uint8_t>((codes[0] | codes[2] << 4) / kStep);
+    row[32 * block + 16 + lane] = static_cast<std::uint8_t>((codes[1] | codes[3] << 4) / kStep);
   } else if constexpr (kBits > 1) {
-    const std::uint32_t low =
-        (codes[0] & 3) | (codes[1] & 3) << 2 | (codes[2] & 3) << 4 | (codes[3] & 3) << 6;
-    row[16 * block + lane] = static_cast<std::uint8_t>(low);
+    constexpr std::uint32_t kLow = 3 * kStep;
+    const std::uint32_t low = (codes[0] & kLow) | (codes[1] & kLow) << 2 | (codes[2] & kLow) << 4 |
+                              (codes[3] & kLow) << 6;
+    row[16 * block + lane] = static_cast<std::uint8_t>(low / kStep);
   }
   if constexpr (kBits == 1 || kBits == 3) {
     // A byte has one bit of every eighth coordinate: of this lane and of the one 8 away.
-    constexpr int kBit = kBits - 1;
-    std::uint32_t top = (codes[0] >> kBit) | (codes[1] >> kBit) << 2 | (codes[2] >> kBit) << 4 |
-                        (codes[3] >> kBit) << 6;
+    constexpr std::uint32_t kTop = kStep << (kBits - 1);
+    std::uint32_t top = ((codes[0] & kTop) | (codes[1] & kTop) << 2 | (codes[2] & kTop) << 4 |
+                         (codes[3] & kTop) << 6) /
+                        kTop;
     top <<= lane / 8;
     top |= __shfl_xor_sync(0xffffffffu, top, 8);
     const int first = kBits == 3 ? view.layout.top : 0;

@@ -5,6 +5,8 @@
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/kv_block.cuh"
 #include "kernels/cuda/kv_combine.cuh"
+#include "kernels/cuda/kv_raw.cuh"
+#include "kernels/cuda/kv_tiles.cuh"
 
 namespace turboquant::cuda {
 namespace {
@@ -39,9 +41,10 @@ Shape shape_of(const KvLayer& layer, const KvAttend& a, int device) {
   shape.row_blocks = (a.queries * layer.group + kRows - 1) / kRows;
   shape.raw_parts = (layer.slots() + kRawTokens - 1) / kRawTokens;
   const DeviceProperties& properties = device_properties(device);
-  static_assert(kResident<64> == kResident<128>);
-  const uint32_t room = static_cast<uint32_t>(properties.multiprocessors) *
-                        (layer.format.dim == 256 ? kResident<256> : kResident<128>);
+  const int resident = layer.format.dim == 64    ? kResident<64>
+                       : layer.format.dim == 128 ? kResident<128>
+                                                 : kResident<256>;
+  const uint32_t room = static_cast<uint32_t>(properties.multiprocessors * resident);
   const uint32_t bundles = layer.kv_heads * shape.row_blocks * a.sequences;
   const uint32_t tiles = (a.most_tokens + kTileTokens - 1) / kTileTokens;
   const uint32_t most = std::max(1u, std::min(1024u, tiles / kWarps));

@@ -220,12 +220,12 @@ __device__ inline double sum_of_squares(const float* v, int d, unsigned active =
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const double x = at[pad(8 * j)];
-      sum += x * x;
+      sum = __fma_rn(x, x, sum);  // squares of floats are exact: as if it were not fused
     }
   }
   for (int i = d / 64 * 64 + lane; i < d; i += 8) {
     const double x = v[pad(i)];
-    sum += x * x;
+    sum = __fma_rn(x, x, sum);
   }
   for (int half = 4; half > 0; half /= 2) sum += __shfl_down_sync(active, sum, half, 8);
   return sum;

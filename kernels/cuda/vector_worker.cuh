@@ -161,7 +161,7 @@ class Worker {
 
   template <int kBits, bool kResidual>
   __device__ __forceinline__ std::uint32_t coded(float& value) const {
-    return code_of<kBits, kResidual>(value, cells_, magnitudes_, v.step);
+    return code_of<kBits, kResidual>(value, cells_, magnitudes_, v.step) / kRankStep;
   }
 
   template <bool kResidual>

@@ -26,6 +26,14 @@ const float* floats(Address address) { return reinterpret_cast<const float*>(add
 // GpuIndexTurboQuant behind a lock, with addresses in the place of arrays: turboquant.cuda knows
 // whose they are and keeps them alive. One call at a time, since a call has a stream.
 class PyGpuIndex {
+  template <class F>
+  auto on_stream(Address stream, F&& f) {
+    const nb::gil_scoped_release no_gil;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    index_->set_stream(reinterpret_cast<void*>(stream));
+    return f(*index_);
+  }
+
  public:
   explicit PyGpuIndex(std::unique_ptr<GpuIndexTurboQuant> index) : index_(std::move(index)) {}
 
@@ -123,14 +131,6 @@ class PyGpuIndex {
   const GpuIndexTurboQuant& get() const { return *index_; }  // for what never changes
 
  private:
-  template <class F>
-  auto on_stream(Address stream, F&& f) {
-    const nb::gil_scoped_release no_gil;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    index_->set_stream(reinterpret_cast<void*>(stream));
-    return f(*index_);
-  }
-
   std::unique_ptr<GpuIndexTurboQuant> index_;
   std::mutex mutex_;
 };

@@ -7,9 +7,9 @@
 
 Codes, ids and score bits are those of IndexTurboQuant. Arrays of float32 that are on the index's
 device, C-contiguous, are used where they lie: torch tensors, cupy arrays, everything that has
-__cuda_array_interface__ or DLPack. Work goes to the stream that is current where the array comes from
-(torch.cuda.current_stream(), cupy.cuda.get_current_stream()) unless `stream` names another; a call
-returns when its result is there.
+__cuda_array_interface__ or DLPack. Work goes to the stream that is current where the array comes
+from (torch.cuda.current_stream(), cupy.cuda.get_current_stream()) unless `stream` names another; a
+call returns when its result is there.
 
 It needs a package that was built with CUDA:
     pip install . --config-settings=cmake.define.TURBOQUANT_BUILD_CUDA=ON
@@ -25,8 +25,8 @@ import numpy
 from . import _core
 
 _BUILD = (
-    "this turboquant was built without CUDA; with nvcc of CUDA 11.8 or later on the PATH, build one "
-    "by: pip install . --config-settings=cmake.define.TURBOQUANT_BUILD_CUDA=ON"
+    "this turboquant was built without CUDA; with nvcc of CUDA 11.8 or later on the PATH, build "
+    "one by: pip install . --config-settings=cmake.define.TURBOQUANT_BUILD_CUDA=ON"
 )
 
 
@@ -144,8 +144,8 @@ def _stream(stream: Any) -> int:
 class GpuIndexTurboQuant:
     """A flat index of TurboQuant codes in the memory of a CUDA device.
 
-    d: 1 to 65,536. bits, metric, estimator, seed and centre as of IndexTurboQuant. device: number of
-    the device. Any number of threads may call; calls take turns. ValueError for arguments,
+    d: 1 to 65,536. bits, metric, estimator, seed and centre as of IndexTurboQuant. device: the
+    number of one. Any number of threads may call; calls take turns. ValueError for arguments,
     MemoryError where the device's memory does not suffice (what the index held is untouched),
     RuntimeError for a CUDA call that failed, with its name and the device.
     """
@@ -195,11 +195,11 @@ class GpuIndexTurboQuant:
     def search(
         self, queries: Any, k: int, *, selector: Any = None, stream: Any = None
     ) -> tuple[Any, Any]:
-        """The k best of each query, k from 1 to 2,048: scores float32 and ids int64, (nq, k), or (k,)
-        for one query (d,).
+        """The k best of each query, k from 1 to 2,048: scores float32 and ids int64, both (nq, k),
+        or (k,) for one query (d,).
 
-        Best first; places that no vector fills have id -1. Results are torch tensors or cupy arrays on
-        the device when the queries are, else numpy arrays. selector: an IDSelector, or ids or
+        Best first; places that no vector fills have id -1. Results are torch tensors or cupy arrays
+        on the device when the queries are, else numpy arrays. selector: an IDSelector, or ids or
         booleans to make one of.
         """
         asked = _Array(queries, self.d, self.device, "queries", stream)

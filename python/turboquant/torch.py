@@ -178,6 +178,33 @@ class DeviceCache(Cache):
         )
         return out
 
+    def scores_batch(
+        self, layer: int, q: torch.Tensor, sequences: Sequence[int], scores: torch.Tensor
+    ) -> None:
+        """Products of q [sequences][query_heads][key_dim] with the keys of all tokens.
+
+        scores, half and contiguous, is written to: [sequences][query_heads][tokens], with room for
+        the tokens of the longest sequence.
+        """
+        c, n = self.config, len(sequences)
+        q = self._check(q, (n, c.query_heads, c.key_dim), "q")
+        if scores.dtype != torch.float16 or not scores.is_contiguous():
+            raise ValueError("scores must be float16 and contiguous")
+        self._check(scores, (n, c.query_heads, scores.shape[-1]), "scores")
+        attention = Attention()
+        self._library.call("tq_kv_attention_init", byref(attention))
+        attention.layer, attention.sequences = layer, n
+        attention.sequence, attention.queries = _numbers(sequences), _numbers([1] * n)
+        attention.q = q.data_ptr()
+        self._library.call(
+            "tq_kv_scores_on_device",
+            self._cache,
+            byref(attention),
+            c_void_p(scores.data_ptr()),
+            c_size_t(scores.shape[-1]),
+            byref(self._call(q)),
+        )
+
     def reserve(self, sequence: int, tokens: int) -> None:
         """Pages for so many tokens more, before graphs that append them are replayed."""
         self._library.call("tq_kv_reserve", self._cache, c_uint32(sequence), c_size_t(tokens))

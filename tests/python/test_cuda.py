@@ -31,7 +31,10 @@ def both(d=96, bits=4, n=2000, **options):
 
 def same(results, wanted):
     for got, want in zip(results, wanted):
-        got = got if isinstance(got, np.ndarray) else got.get() if hasattr(got, "get") else got.cpu().numpy()
+        if hasattr(got, "cpu"):
+            got = got.cpu().numpy()
+        elif hasattr(got, "get"):
+            got = got.get()
         assert got.dtype == want.dtype and got.shape == want.shape
         assert got.tobytes() == want.tobytes()
 
