@@ -4,7 +4,7 @@
 #define TQ_VECTOR_BYTES 32
 #include "kernels/backends.h"
 #include "kernels/by_bits.h"
-#include "kernels/four_rows.h"
+#include "kernels/dot_by.h"
 #include "kernels/vector_table.h"
 // Uses what the headers above define.
 #include "kernels/avx2/trellis.h"

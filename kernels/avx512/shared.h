@@ -9,7 +9,7 @@
 #define TQ_VECTOR_BYTES 64
 #include "kernels/backends.h"
 #include "kernels/by_bits.h"
-#include "kernels/four_rows.h"
+#include "kernels/dot_by.h"
 #include "kernels/vector_table.h"
 
 namespace turboquant::kernels {

@@ -4,7 +4,7 @@
 #include <immintrin.h>
 
 #include "kernels/by_bits.h"
-#include "kernels/four_rows.h"
+#include "kernels/dot_by.h"
 #include "kernels/trellis_windows.h"
 
 namespace turboquant::kernels {

@@ -4,7 +4,7 @@
 #include <arm_neon.h>
 
 #include "kernels/by_bits.h"
-#include "kernels/four_rows.h"
+#include "kernels/dot_by.h"
 #include "kernels/trellis_windows.h"
 
 namespace turboquant::kernels {
