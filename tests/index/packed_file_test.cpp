@@ -76,6 +76,8 @@ TEST(PackedFile, EveryIndexComesBackTheSame) {
                                             "TQ2",
                                             "TQ3",
                                             "TQ4",
+                                            "TQ3t",
+                                            "IVF16,TQ2t",
                                             "TQ3qjl",
                                             "TQ3mse",
                                             "TQ3cos",
