@@ -2,7 +2,6 @@
 // serves as many products. Internal linkage, one copy per backend.
 #pragma once
 
-#include <algorithm>
 #include <cstring>
 
 #include "kernels/kernel_table.h"
@@ -49,7 +48,7 @@ inline void dot_by(const std::uint8_t* codes, std::size_t stride, const std::uin
                    std::size_t n, std::int32_t* dots, const Dot& dot) {
   dot_by<Rows, PrefetchBytes>(codes, stride, rows, n, dots, dot, [&](const std::uint8_t* row) {
     const std::uint8_t* same[Rows];
-    std::fill_n(same, Rows, row);
+    for (const std::uint8_t*& r : same) r = row;
     const auto products = dot(same);
     std::int32_t first;
     std::memcpy(&first, &products, sizeof first);

@@ -4,8 +4,6 @@
 
 #include <immintrin.h>
 
-#include <array>
-
 #define TQ_VECTOR_BYTES 64
 #include "kernels/backends.h"
 #include "kernels/by_bits.h"
@@ -156,12 +154,15 @@ inline std::int32_t dot_one(const std::uint8_t* row, std::size_t d, __m512i tabl
 }
 
 #if defined(__AVX512VBMI__)
-template <typename Byte>
-constexpr std::array<std::uint8_t, 64> bytes_of(const Byte& byte) {
-  std::array<std::uint8_t, 64> bytes{};
-  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(byte(i));
-  return bytes;
-}
+// Indices for permutations of bytes: scale * (i % period) + start, shifted right.
+struct ByteIndices {
+  constexpr ByteIndices(int period, int scale, int start, int shift) : bytes() {
+    for (int i = 0; i < 64; ++i) {
+      bytes[i] = static_cast<std::uint8_t>((scale * (i % period) + start) >> shift);
+    }
+  }
+  alignas(64) std::uint8_t bytes[64];
+};
 
 // Products of rows of less than a block, two rows a register: 32 pairs of codes each. A pair is a
 // field that one look-up of six bits resolves for either of its codes; at 4 bits it is a byte.
@@ -170,14 +171,13 @@ class ShortRows {
  public:
   ShortRows(const CodeTable& table, const std::int8_t* query, std::size_t d)
       : live_(static_cast<__mmask32>((std::uint64_t{1} << packed_bytes(d, Bits)) - 1)) {
-    static constexpr auto kEven = bytes_of([](std::size_t i) { return i % 32 * 2; });
-    static constexpr auto kOdd = bytes_of([](std::size_t i) { return i % 32 * 2 + 1; });
-    static constexpr auto kSecond =
-        bytes_of([](std::size_t i) { return Bits < 4 ? i >> Bits : i; });
+    static constexpr ByteIndices kEven(32, 2, 0, 0);
+    static constexpr ByteIndices kOdd(32, 2, 1, 0);
+    static constexpr ByteIndices kSecond(64, 1, 0, Bits < 4 ? Bits : 0);
     first_ = broadcast_table(table.levels, table.offset);
-    second_ = look_up(first_, load512(kSecond.data()));
-    even_ = _mm512_permutexvar_epi8(load512(kEven.data()), load512(query));
-    odd_ = _mm512_permutexvar_epi8(load512(kOdd.data()), load512(query));
+    second_ = look_up(first_, load512(kSecond.bytes));
+    even_ = _mm512_permutexvar_epi8(load512(kEven.bytes), load512(query));
+    odd_ = _mm512_permutexvar_epi8(load512(kOdd.bytes), load512(query));
   }
 
   __m256i dot_eight(const std::uint8_t* const row[8]) const {
