@@ -1,9 +1,11 @@
 // 8 threads search one index while 8 others fill their own. For the thread sanitizer as well.
+#include <faiss/IndexFlat.h>
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/DistanceComputer.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/impl/io.h>
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <memory>
 #include <thread>
@@ -11,6 +13,7 @@
 
 #include "tests/index/index_test_util.h"
 #include "turboquant/faiss_io.h"
+#include "turboquant/index_ivf_turboquant.h"
 #include "turboquant/index_turboquant.h"
 
 namespace turboquant {
@@ -67,6 +70,30 @@ TEST_P(Concurrency, SearchOneFillOthers) {
     test::expect_same(filtered[t], expected);
     test::expect_same(search(*filled[t], queries, 10), expected);
   }
+}
+
+TEST_P(Concurrency, SearchesOfOneInvertedFile) {
+  constexpr std::size_t kLists = 8;
+  const auto x = clustered(4000, kD, 1);
+  const auto queries = clustered(60, kD, 2);
+  faiss::IndexFlat coarse(kD, GetParam());
+  IndexIVFTurboQuant ivf(&coarse, kD, kLists, parse_index_name("TQ3"), GetParam());
+  ivf.train(1000, x.data());
+  ivf.add(4000, x.data());
+  ivf.nprobe = kLists;
+  const Results expected = search(ivf, queries, 10);
+  std::vector<Results> found(kThreads);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      omp_set_num_threads(t % 2 == 0 ? 2 : 1);  // of this thread's regions
+      found[t] = search(ivf, queries, 10);
+      faiss::RangeSearchResult hits(3);
+      ivf.range_search(3, queries.data(), expected.distances[9], &hits);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const Results& results : found) test::expect_same(results, expected);
 }
 
 // NNDescent shares one distance computer among its threads for symmetric_dis.
