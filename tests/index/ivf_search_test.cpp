@@ -147,7 +147,9 @@ std::vector<Case> cases() {
           {"TQ1", 64, faiss::METRIC_INNER_PRODUCT, true},
           {"TQ2mse", 50, faiss::METRIC_L2, true},
           {"TQ3qjl", 50, faiss::METRIC_INNER_PRODUCT, true},
-          {"TQ3qjl", 64, faiss::METRIC_L2, true}};
+          {"TQ3qjl", 64, faiss::METRIC_L2, true},
+          {"TQ3t", 100, faiss::METRIC_INNER_PRODUCT, true},
+          {"TQ2t", 72, faiss::METRIC_L2, true}};
 }
 
 INSTANTIATE_TEST_SUITE_P(All, IvfSearch, testing::ValuesIn(cases()), [](const auto& instance) {
