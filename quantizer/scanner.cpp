@@ -236,8 +236,7 @@ float QueryScorer::score(const std::uint8_t* code) const {
     prepared.products(0, code, nullptr, 1, &product);
   } else {
     std::int32_t dot;
-    impl.kernels.dot_rows(code, 0, nullptr, 1, impl.options.dimension, impl.levels,
-                          prepared.levels.view(0, impl.padded), &dot);
+    impl.dot_rows(code, nullptr, 1, impl.levels, prepared.levels.view(0, impl.padded), &dot);
     product = scaled_product(dot, impl.scale(code), prepared.levels.scales[0]);
   }
   return state_->finish(product, code);

@@ -249,6 +249,31 @@ TEST_P(BothMetrics, NanAndInfinityAreRefusedWithTheirRow) {
   }
 }
 
+// A graph asks for one distance or for four, a search for all: of every kind of code the same bits.
+TEST_P(BothMetrics, DistancesOfEveryCodeEqualSearch) {
+  for (const char* name : {"TQ1", "TQ2", "TQ3", "TQ4", "TQ1t", "TQ2t", "TQ3t", "TQ4t", "TQ3c",
+                           "TQ3tc", "TQ3mse", "TQ3qjl"}) {
+    for (const int d : {64, 77}) {
+      auto index = make(name, GetParam(), d);
+      const auto x = clustered(40, static_cast<std::size_t>(d), 1);
+      index.add(40, x.data());
+      const auto queries = clustered(3, static_cast<std::size_t>(d), 2);
+      const Results all = search(index, queries, 40);
+      expect_same(ranked(index, queries, 40), all);
+#ifdef TURBOQUANT_FAISS_HAS_BATCH_4
+      const std::unique_ptr<faiss::DistanceComputer> distance(index.get_distance_computer());
+      distance->set_query(queries.data());
+      float four[4];
+      distance->distances_batch_4(39, 0, 17, 39, four[0], four[1], four[2], four[3]);
+      for (const auto& [id, found] :
+           {std::pair{39, four[0]}, {0, four[1]}, {17, four[2]}, {39, four[3]}}) {
+        EXPECT_EQ(found, (*distance)(id)) << name;
+      }
+#endif
+    }
+  }
+}
+
 TEST_P(BothMetrics, SelectorsEqualBruteForceOverTheAllowedRows) {
   auto index = make("TQ3", GetParam());
   const auto x = clustered(333, kD, 1);
