@@ -271,7 +271,7 @@ TEST_F(StoreTest, FactoriesAndNamesAreChecked) {
   options = small();
   options.fields.push_back(options.fields.front());
   EXPECT_EQ("BAD_OPTION", error_reason(store_->create_collection("f", options).status()));
-  EXPECT_EQ(7u, store_->collections().size());
+  EXPECT_EQ(8u, store_->collections().size());
 }
 
 TEST_F(StoreTest, AliasesSwapAtOnceAndSurviveARestart) {
