@@ -117,12 +117,14 @@ def main() -> None:
     parser.add_argument("library")
     parser.add_argument("model")
     parser.add_argument("--windows", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=WINDOW, help="of a window")
     args = parser.parse_args()
     model, library, tokens = Model(args.model), Library(args.library), read_tokens(args.model)
-    windows = np.linspace(0, (len(tokens) - 1) // WINDOW - 1, args.windows).astype(int)
-    layers = [layer for w in windows for layer in capture(model, tokens[w * WINDOW :][:WINDOW])]
+    n = args.tokens
+    windows = np.linspace(0, (len(tokens) - 1) // n - 1, args.windows).astype(int)
+    layers = [layer for w in windows for layer in capture(model, tokens[w * n :][:n])]
     half = sum(2 * (k.size + v.size) for _, k, v in layers)
-    print(f"{len(windows)} windows of {WINDOW} tokens, {half} bytes in half precision")
+    print(f"{len(windows)} windows of {n} tokens, {half} bytes in half precision")
     print(
         "| bits | | key MSE | value MSE | score MSE | logit MSE | bytes | times fewer than half | "
         "as it says |"
