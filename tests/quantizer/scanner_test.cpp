@@ -300,6 +300,7 @@ TEST(Scanner, RangeEqualsBruteForce) {
 TEST(Scanner, ScorerEqualsSearch) {
   for (const Metric metric : kMetrics) {
     for (const Estimator estimator : kEstimators) {
+      SCOPED_TRACE(static_cast<int>(estimator));
       const Data data(options(77, 2, metric, estimator), 50, 1);
       const std::vector<float> scores = all_scores(data, metric);
       QueryScorer scorer(data.quantizer, metric);
