@@ -15,17 +15,10 @@
 #include "index/checked_reader.h"
 #include "index/checksum.h"
 #include "index/payload.h"
+#include "tests/index/faiss_leaks.h"
 #include "tests/index/index_test_util.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
-
-// FAISS before 1.14 leaks what it has built when its reader throws.
-// NOLINTBEGIN(readability-identifier-naming,bugprone-reserved-identifier): the sanitizer's name
-extern "C" const char* __lsan_default_suppressions();
-extern "C" const char* __lsan_default_suppressions() {
-  return "leak:faiss::read_index\nleak:faiss::read_VectorTransform\n";
-}
-// NOLINTEND(readability-identifier-naming,bugprone-reserved-identifier)
 
 namespace turboquant {
 namespace {

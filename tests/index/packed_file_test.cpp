@@ -17,6 +17,7 @@
 #include "index/checksum.h"
 #include "index/payload.h"
 #include "packing/streams.h"
+#include "tests/index/faiss_leaks.h"
 #include "tests/index/index_test_util.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
