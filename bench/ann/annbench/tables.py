@@ -135,12 +135,13 @@ def dataset_section(tables: list[Table]) -> str:
 
 
 def summary_section(tables: list[Table]) -> str:
-    """One row a system; ours comes from the run in which it is the reference."""
+    """One row a system; ours comes from the run of its bits."""
     lines, seen = [], set()
     for table in tables:
+        reference = table.reference
         for row in table.rows:
-            is_reference = row.name == table.document["run"]["reference"]
-            if row.name in seen or (row.data["ours"] and not is_reference):
+            of_run = reference is None or row.data["bits"] == reference.data["bits"]
+            if row.name in seen or (row.data["ours"] and not of_run):
                 continue
             seen.add(row.name)
             name = f"**{row.name}**" if row.data["ours"] else row.name
