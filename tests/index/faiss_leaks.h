@@ -1,5 +1,5 @@
-// For tests that give damaged files to FAISS's reader: before 1.14 it leaks what it has built when it
-// throws. Included once by a program.
+// For tests that give damaged files to FAISS's reader: before 1.14 it leaks what it has built when
+// it throws. Included once by a program.
 #pragma once
 
 // NOLINTBEGIN(readability-identifier-naming,bugprone-reserved-identifier): the sanitizer's name
