@@ -14,13 +14,6 @@ using faiss::InvertedLists;
 
 constexpr char kKey[] = "ilPK";
 
-// A fuzzer cannot guess checksums, and must get past them.
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-constexpr bool kCompareChecksums = false;
-#else
-constexpr bool kCompareChecksums = true;
-#endif
-
 template <class T>
 std::uint64_t checksum_of(const std::vector<T>& values) {
   return checksum(reinterpret_cast<const std::uint8_t*>(values.data()), values.size() * sizeof(T));

@@ -57,13 +57,6 @@ static_assert(sizeof(Header) == 80 && alignof(Header) == 8);
 static_assert(offsetof(Header, dimension) == 24 && offsetof(Header, seed) == 32 &&
               offsetof(Header, fingerprint) == 56 && offsetof(Header, checksum) == 72);
 
-// A fuzzer cannot guess checksums, and must get past them.
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-constexpr bool kCompareChecksums = false;
-#else
-constexpr bool kCompareChecksums = true;
-#endif
-
 std::uint64_t header_checksum(const Header& header) {
   return checksum(reinterpret_cast<const std::uint8_t*>(&header), offsetof(Header, checksum));
 }

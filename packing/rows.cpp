@@ -17,13 +17,6 @@ namespace {
 
 constexpr std::size_t kGroupBytes = std::size_t{1} << 20;
 
-// A fuzzer cannot guess checksums, and must get past them.
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-constexpr bool kCompareChecksums = false;
-#else
-constexpr bool kCompareChecksums = true;
-#endif
-
 constexpr std::size_t kChecksumBytes = sizeof(std::uint64_t);
 
 // A row as it is packed: codes (of 3 bits: distances, then signs) and floats. Each column of it is

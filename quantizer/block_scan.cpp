@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "quantizer/row_factors.h"
+#include "quantizer/block_rows.h"
 #include "quantizer/tile_operands.h"
 
 namespace turboquant {
@@ -83,17 +83,7 @@ class Scan {
       block_.n = std::min(most, end - row);
       return row + block_.n;
     }
-    block_.n = 0;
-    while (row < end && block_.n < most) {
-      const std::uint64_t word = rows_.mask[row / 64] >> (row % 64);
-      if (word == 0) {
-        row = (row / 64 + 1) * 64;
-        continue;
-      }
-      row += static_cast<std::size_t>(__builtin_ctzll(word));
-      if (row < end) block_.ids[block_.n++] = static_cast<std::uint32_t>(row++);
-    }
-    return row;
+    return take_rows(rows_.mask, row, end, most, block_.ids, &block_.n);
   }
 
   std::size_t id(std::size_t j) const {
@@ -263,18 +253,23 @@ void ScanQueries::pack(const QueryPart& part, const kernels::CodeTable& table,
 
 void ScanQueries::cutoff(std::size_t q, float scale, float bound, float* cutoff,
                          float* query_term) const {
+  const float norm = metric_ == Metric::kL2 ? prepared_.norms_squared[q] : 0;
+  lower_bound_to_dots(metric_, scale, bound, prepared_.offset(q), norm, prepared_.impl().centred(),
+                      cutoff, query_term);
+}
+
+void lower_bound_to_dots(Metric metric, float scale, float bound, float offset, float norm,
+                         bool row_terms, float* cutoff, float* query_term) {
   // The kernels compare float(dot) * row_scale with the bound brought to that scale, lowered by
   // several times what rounding can do; the exact score decides.
   constexpr float kSlack = 1e-6f;
   *query_term = 0;
-  const float offset = prepared_.offset(q);
-  if (metric_ == Metric::kInnerProduct) {
-    if (prepared_.impl().centred()) *query_term = 1 / scale;
+  if (metric == Metric::kInnerProduct) {
+    if (row_terms) *query_term = 1 / scale;
     *cutoff = (bound - offset) / scale;
     *cutoff -= (std::fabs(bound) + std::fabs(offset)) / scale * kSlack + 1e-37f;
   } else {
     const float half = 0.5f / scale;
-    const float norm = prepared_.norms_squared[q];
     *query_term = half;
     *cutoff = ((norm - bound) - 2 * offset) * half -
               kSlack * ((norm + std::fabs(bound)) + 2 * std::fabs(offset)) * half - 1e-37f;

@@ -61,6 +61,12 @@ class ScanQueries {
   AlignedVector<std::int32_t> bias_levels_, bias_signs_;     // [groups][kLane]
 };
 
+/// The cutoff and query_term of KernelTable::select_* for one query. scale: of its products.
+/// offset: what they lack. norm: its squared length, for L2. row_terms: rows have terms for inner
+/// products too.
+void lower_bound_to_dots(Metric metric, float scale, float bound, float offset, float norm,
+                         bool row_terms, float* cutoff, float* query_term);
+
 /// How one scan is divided among threads: contiguous parts of the queries times parts of the rows.
 struct ScanPlan {
   ScanPlan(const ScanQueries& queries, std::size_t rows);

@@ -15,7 +15,6 @@ constexpr std::size_t kRowBytes = 32768;  // decoded rows that stay in the first
 constexpr std::size_t kMostRows = 256;    // rows of a block
 constexpr std::size_t kMostVisits = 256;  // queries packed at once
 constexpr std::size_t kGroups = 4;        // query groups of a tile
-constexpr float kSlack = 1e-6f;           // several times what rounding can do to a cut-off
 
 // How many of n visits to serve by tiles: those that fill them, and the rest where a tile with
 // unused queries still takes less time than single rows and the decoding that tiles need.
@@ -98,27 +97,13 @@ void ListScan::pack(const Pass& pass) {
   }
 }
 
-// The kernels compare float(dot) * row_scale with the bound brought to that scale, lowered by more
-// than rounding; the exact score decides.
 void ListScan::update_cutoff(const Pass& pass, std::size_t v) {
   const ListVisit& visit = pass.visits[v];
-  const float bound = pass.sink.bound(pass.first_visit + v);
-  const float scale = pass.prepared.levels.scales[visit.prepared];
-  float& cutoff = cutoff_[v];
-  float& term = query_term_[v];
-  if (metric_ == Metric::kInnerProduct) {
-    term = 0;
-    cutoff = (bound - visit.offset) / scale;
-    cutoff -= (std::fabs(bound) + std::fabs(visit.offset)) / scale * kSlack + 1e-37f;
-  } else {
-    const float norm = pass.prepared.norms_squared[visit.prepared];
-    term = 0.5f / scale;
-    cutoff = (norm - bound) * term - kSlack * (norm + std::fabs(bound)) * term - 1e-37f;
-  }
-  if (!std::isfinite(cutoff) || !std::isfinite(term)) {
-    cutoff = std::numeric_limits<float>::quiet_NaN();
-    term = 0;
-  }
+  const bool l2 = metric_ == Metric::kL2;
+  lower_bound_to_dots(metric_, pass.prepared.levels.scales[visit.prepared],
+                      pass.sink.bound(pass.first_visit + v), l2 ? 0 : visit.offset,
+                      l2 ? pass.prepared.norms_squared[visit.prepared] : 0, false, &cutoff_[v],
+                      &query_term_[v]);
 }
 
 // Collects up to `most` rows from `row` on; returns where to go on.
@@ -128,17 +113,7 @@ std::size_t ListScan::next_block(const Pass& pass, std::size_t row, std::size_t 
     count_ = std::min(most, pass.rows_end - row);
     return row + count_;
   }
-  count_ = 0;
-  while (row < pass.rows_end && count_ < most) {
-    const std::uint64_t word = pass.rows.mask[row / 64] >> (row % 64);
-    if (word == 0) {
-      row = (row / 64 + 1) * 64;
-      continue;
-    }
-    row += static_cast<std::size_t>(__builtin_ctzll(word));
-    if (row < pass.rows_end) ids_[count_++] = static_cast<std::uint32_t>(row++);
-  }
-  return row;
+  return take_rows(pass.rows.mask, row, pass.rows_end, most, ids_.data(), &count_);
 }
 
 BlockRows ListScan::block_rows(const Pass& pass) const {

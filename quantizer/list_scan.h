@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "quantizer/block_rows.h"
 #include "quantizer/block_scan.h"
 #include "quantizer/prepared_queries.h"
-#include "quantizer/row_factors.h"
 #include "quantizer/scanner.h"
 
 namespace turboquant {

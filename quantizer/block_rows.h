@@ -1,4 +1,4 @@
-// Reads the floats behind the codes of a block of rows.
+// A block of the rows of a scan: which they are, and the floats behind their codes.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,25 @@ struct BlockRows {
   }
 };
 
-namespace row_factors {
+/// Collects the numbers of up to `most` rows that the mask names, from `row` on and below `end`, in
+/// ids; *count is how many. Returns where to go on.
+inline std::size_t take_rows(const std::uint64_t* mask, std::size_t row, std::size_t end,
+                             std::size_t most, std::uint32_t* ids, std::size_t* count) {
+  std::size_t n = 0;
+  while (row < end && n < most) {
+    const std::uint64_t word = mask[row / 64] >> (row % 64);
+    if (word == 0) {
+      row = (row / 64 + 1) * 64;
+      continue;
+    }
+    row += static_cast<std::size_t>(__builtin_ctzll(word));
+    if (row < end) ids[n++] = static_cast<std::uint32_t>(row++);
+  }
+  *count = n;
+  return row;
+}
+
+namespace block_rows {
 using Four = float __attribute__((vector_size(16)));  // a store of four takes less time than four
 
 inline std::int64_t read_two(const std::uint8_t* at) {
@@ -29,11 +47,11 @@ inline std::int64_t read_two(const std::uint8_t* at) {
   std::memcpy(&both, at, 8);
   return both;
 }
-}  // namespace row_factors
+}  // namespace block_rows
 
 /// to[j] = the factor of row j that stands `offset` bytes behind its start.
 inline void load_factor(const BlockRows& rows, std::size_t offset, float* to) {
-  using row_factors::Four;
+  using block_rows::Four;
   const auto read = [](const std::uint8_t* at) { return Quantizer::Impl::read_float(at); };
   std::size_t j = 0;
   if (rows.chosen == nullptr) {
@@ -49,8 +67,8 @@ inline void load_factor(const BlockRows& rows, std::size_t offset, float* to) {
 
 /// The same for two neighbouring factors.
 inline void load_factors(const BlockRows& rows, std::size_t offset, float* first, float* second) {
-  using row_factors::Four;
-  using row_factors::read_two;
+  using block_rows::Four;
+  using block_rows::read_two;
   using Pairs = std::int64_t __attribute__((vector_size(16)));
   std::size_t j = 0;
   if (rows.chosen == nullptr) {
