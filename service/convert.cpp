@@ -211,6 +211,7 @@ absl::StatusOr<CollectionOptions> from_proto(const v1::CollectionOptions& option
   }
   if (options.has_seed()) out.seed = options.seed();
   out.shard = options.shard();
+  out.pack_codes = options.pack_codes();
   return out;
 }
 
@@ -234,6 +235,7 @@ CollectionInfo from_proto(const v1::CollectionInfo& info) {
   out.dead_rows = info.dead_rows();
   out.code_bytes = info.code_bytes();
   out.memory_bytes = info.memory_bytes();
+  out.block_bytes = info.block_bytes();
   out.version = info.version();
   return out;
 }
@@ -344,6 +346,7 @@ void to_proto(const CollectionOptions& options, v1::CollectionOptions* out) {
   }
   if (options.seed) out->set_seed(*options.seed);
   out->set_shard(options.shard);
+  out->set_pack_codes(options.pack_codes);
 }
 
 void to_proto(const CollectionInfo& info, v1::CollectionInfo* out) {
@@ -353,6 +356,7 @@ void to_proto(const CollectionInfo& info, v1::CollectionInfo* out) {
   out->set_dead_rows(info.dead_rows);
   out->set_code_bytes(info.code_bytes);
   out->set_memory_bytes(info.memory_bytes);
+  out->set_block_bytes(info.block_bytes);
   out->set_version(info.version);
 }
 

@@ -98,6 +98,8 @@ class StateCollector final : public prometheus::Collectable {
                "Deleted or replaced rows that are not reclaimed yet.", MetricType::Gauge);
     MetricFamily memory =
         family("turboquant_collection_memory_bytes", "Memory for searches.", MetricType::Gauge);
+    MetricFamily blocks = family("turboquant_collection_block_bytes",
+                                 "Full blocks of codes on disk.", MetricType::Gauge);
     MetricFamily settings = family("turboquant_collection_info",
                                    "What recall depends on, as labels.", MetricType::Gauge);
     for (const CollectionInfo& info : state.collections) {
@@ -105,6 +107,7 @@ class StateCollector final : public prometheus::Collectable {
       add(records, static_cast<double>(info.records), label);
       add(dead, static_cast<double>(info.dead_rows), label);
       add(memory, static_cast<double>(info.memory_bytes), label);
+      add(blocks, static_cast<double>(info.block_bytes), label);
       add(settings, 1,
           {{"collection", info.name},
            {"factory", info.options.factory},
@@ -112,7 +115,7 @@ class StateCollector final : public prometheus::Collectable {
            {"originals", originals_name(info.options.originals)},
            {"dimension", absl::StrCat(info.options.dimension)}});
     }
-    for (MetricFamily* one : {&records, &dead, &memory, &settings}) {
+    for (MetricFamily* one : {&records, &dead, &memory, &blocks, &settings}) {
       if (!one->metric.empty()) families.push_back(std::move(*one));
     }
   }

@@ -146,6 +146,10 @@ std::uint64_t Edit::append(const RecordId& id, const std::uint8_t* code, Indexed
   return row;
 }
 
+void Edit::set_disk_bytes(std::uint64_t row, std::size_t bytes) {
+  open(static_cast<std::uint32_t>(row / kBlockRows)).block->disk_bytes = bytes;
+}
+
 void Edit::kill(std::uint64_t row) {
   Open& opened = open(static_cast<std::uint32_t>(row / kBlockRows));
   opened.live->reset(static_cast<std::uint32_t>(row % kBlockRows));
@@ -184,7 +188,8 @@ void Edit::apply(std::vector<std::shared_ptr<const Block>>& blocks) {
 }
 
 std::shared_ptr<const Block> make_full_block(std::uint32_t number, const BlockRecord& record,
-                                             std::size_t code_size, const RowBits& dead,
+                                             std::size_t disk_bytes, std::size_t code_size,
+                                             const RowBits& dead,
                                              const std::vector<FieldSchema>& fields,
                                              const std::vector<IndexedValues>& values) {
   auto block = std::make_shared<Block>();
@@ -193,6 +198,7 @@ std::shared_ptr<const Block> make_full_block(std::uint32_t number, const BlockRe
   });
   block->number = number;
   block->rows = kBlockRows;
+  block->disk_bytes = disk_bytes;
   block->memory = std::make_shared<BlockRows>(code_size, kBlockRows, strings);
   std::memcpy(block->memory->codes.data(), record.codes.data(), record.codes.size());
   for (std::uint32_t i = 0; i < kBlockRows; ++i) {

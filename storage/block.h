@@ -41,6 +41,7 @@ struct Block {
   std::uint32_t rows = 0;  ///< of them the first are in the index, the others in `fresh`
   std::uint32_t live_rows = 0;
   std::size_t extra_bytes = 0;  ///< string ids, values of fresh rows: an estimate
+  std::size_t disk_bytes = 0;   ///< of the block's value in the database; 0 until it is full
   std::shared_ptr<BlockRows> memory;
   std::shared_ptr<const RowBits> live;
   std::shared_ptr<const BlockIndex> index;  ///< null when no row is indexed yet
@@ -87,6 +88,9 @@ class Edit {
   /// Takes a block out of the collection.
   void remove_block(std::uint32_t number) { removed_.push_back(number); }
 
+  /// Notes the size of the value that the block of that row, which is full now, has on disk.
+  void set_disk_bytes(std::uint64_t row, std::size_t bytes);
+
   std::uint64_t next_row() const { return next_row_; }
   std::int64_t live_change() const { return live_change_; }
   std::int64_t bytes_change() const { return bytes_change_; }
@@ -113,9 +117,11 @@ class Edit {
   std::int64_t bytes_change_ = 0;
 };
 
-/// A full block as it was read; `dead` has the bits of rows that are not live.
+/// A full block as it was read from a value of disk_bytes; `dead` has the bits of rows that are not
+/// live.
 std::shared_ptr<const Block> make_full_block(std::uint32_t number, const BlockRecord& record,
-                                             std::size_t code_size, const RowBits& dead,
+                                             std::size_t disk_bytes, std::size_t code_size,
+                                             const RowBits& dead,
                                              const std::vector<FieldSchema>& fields,
                                              const std::vector<IndexedValues>& values);
 

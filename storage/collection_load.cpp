@@ -137,7 +137,7 @@ absl::Status CollectionImpl::load(const Database& database) {
     const auto values = indexed.read(first, kBlockRows);
     if (!values.ok()) return values.status();
     const auto dead = loaded.dead.find(number);
-    loaded.blocks.push_back(make_full_block(number, record, code_size,
+    loaded.blocks.push_back(make_full_block(number, record, value.size(), code_size,
                                             dead != loaded.dead.end() ? dead->second : RowBits(),
                                             fields(), *values));
     loaded.next_row = first + kBlockRows;

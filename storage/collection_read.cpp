@@ -99,7 +99,10 @@ CollectionInfo CollectionImpl::info() const {
   info.name = name_;
   info.options = record_.options;
   info.records = live_rows_;
-  for (const auto& block : blocks_) info.dead_rows += block->rows - block->live_rows;
+  for (const auto& block : blocks_) {
+    info.dead_rows += block->rows - block->live_rows;
+    info.block_bytes += block->disk_bytes;
+  }
   info.code_bytes = quantizer_.code_size();
   info.memory_bytes = memory_bytes_;
   info.version = version_;

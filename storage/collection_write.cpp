@@ -258,8 +258,9 @@ void CollectionImpl::stage_full_block(Stage& stage, std::uint64_t last_row) cons
                                kBlockRows * memory.code_size);
   std::vector<RecordId> ids(kBlockRows);
   for (std::uint32_t i = 0; i < kBlockRows; ++i) ids[i] = memory.id(i);
-  stage.batch.put(kCodes, block_key(cid(), block.number, kBlockPart),
-                  encode_block(codes, ids, packed_layout()));
+  std::string bytes = encode_block(codes, ids, packed_layout());
+  stage.edit.set_disk_bytes(last_row, bytes.size());
+  stage.batch.put(kCodes, block_key(cid(), block.number, kBlockPart), std::move(bytes));
   stage.loose.clear();
   if (block.first_row() < stage.first_new_row) {
     stage.batch.remove_range(kDelta, delta_key(cid(), kRowDelta, block.first_row()),

@@ -91,7 +91,10 @@ struct CollectionInfo {
   std::uint64_t dead_rows = 0;     ///< deleted or replaced, not yet reclaimed
   std::uint64_t code_bytes = 0;    ///< bytes of one code
   std::uint64_t memory_bytes = 0;  ///< held in memory for searches
-  std::uint64_t version = 0;       ///< goes up by one with every write since the store was opened
+  /// On disk, of the blocks of 4,096 rows that are full: their codes, packed if options say so, and
+  /// ids. Later rows are not counted until they fill a block.
+  std::uint64_t block_bytes = 0;
+  std::uint64_t version = 0;  ///< goes up by one with every write since the store was opened
 };
 
 /// A batch to write. Vectors are borrowed for the call.

@@ -53,6 +53,7 @@ def requests() -> dict[str, tuple[int, object]]:
         factory="TQ2",
         fields=[admin.FieldSchema(name="n", type=types.FIELD_TYPE_INT64)],
     )
+    packed = admin.CollectionOptions(dimension=4, metric=admin.METRIC_L2, pack_codes=True)
     parts = types.Parts(metadata=True, vector=True)
     ids = [types.RecordId(number=1), types.RecordId(name="a")]
     return {
@@ -86,6 +87,7 @@ def requests() -> dict[str, tuple[int, object]]:
         ),
         "info": (9, search.GetInfoRequest()),
         "create": (10, admin.CreateCollectionRequest(name="new", options=options)),
+        "create_packed": (10, admin.CreateCollectionRequest(name="new", options=packed)),
         "drop": (11, admin.DropCollectionRequest(name="new")),
         "collection": (12, admin.GetCollectionRequest(name="w")),
         "compact": (14, admin.CompactCollectionRequest(name="w")),

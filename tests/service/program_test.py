@@ -114,6 +114,51 @@ class ProgramTest(unittest.TestCase):
                 self.assertEqual(hit["metadata"]["text"], lines[hit["id"]])
         self.assertIn("words: 5000 records of dimension 384", self.index("collections", "list"))
 
+    def collections(self) -> dict[str, dict]:
+        lines = self.index("collections", "list", "--json").splitlines()
+        return {one["name"]: one for one in map(json.loads, lines)}
+
+    def test_packed_collections(self) -> None:
+        base = os.path.join(self.data, "base.npy")
+        common = ("--create", "--metric", "cosine", "--input", base, "--manifest", self.path("m"))
+        self.push(*common, "-c", "loaded", "--pack", "--data-dir", self.path("data"))
+        self.start("--backup-dir", self.path("backups"))
+        self.push(*common, "-c", "plain")
+        self.push(*common, "-c", "pushed", "--pack")
+        self.index(
+            *("collections", "create", "made", "--dimension", "384"),
+            *("--metric", "cosine", "--pack"),
+        )
+        self.push(*common, "-c", "made")
+        packed = ("loaded", "pushed", "made")
+
+        def check() -> None:
+            found = self.collections()
+            self.assertEqual(found["plain"]["packed"], False)
+            for name in packed:
+                self.assertEqual(found[name]["packed"], True)
+                self.assertEqual(found[name]["records"], 5000)
+                saved = 1 - found[name]["block_bytes"] / found["plain"]["block_bytes"]
+                self.assertGreater(saved, 0.04)
+                self.assertLess(saved, 0.07)
+            queries = ("--queries", os.path.join(self.data, "queries.npy"))
+            expected = self.query("-c", "plain", *queries)
+            self.assertEqual(len(expected), 200)
+            for name in packed:
+                self.assertEqual(self.query("-c", name, *queries), expected)
+            listing = self.index("collections", "list")
+            self.assertEqual(listing.count("packed on disk"), len(packed))
+
+        check()
+        snapshot = self.index("snapshot", "create").strip()
+        self.stop()
+        self.start("--backup-dir", self.path("backups"))
+        check()
+        for name in packed:
+            self.index("collections", "drop", name)
+        self.index("snapshot", "restore", snapshot)
+        check()
+
     def test_metadata_ids_and_filters(self) -> None:
         self.start()
         rows = [[float(i), 1.0, 0.0, 2.0] for i in range(1, 51)]

@@ -7,6 +7,7 @@ grpcio-tools, grpcio-reflection or grpcio-health-checking is not installed.
 
 import importlib
 import os
+import random
 import re
 import signal
 import struct
@@ -155,6 +156,45 @@ class PythonStubsTest(unittest.TestCase):
         answers = list(self.searching.BulkAdd(iter(requests)))
         self.assertEqual([a.sequence for a in answers], [0, 1, 2])
         self.assertEqual([a.error.reason for a in answers], ["", "COLLECTION_NOT_FOUND", ""])
+
+    def test_packed_collection(self) -> None:
+        rows = 5000
+        numbers = random.Random(1)
+        data = struct.pack(
+            f"<{rows * DIMENSION}f", *(numbers.gauss(0, 1) for _ in range(rows * DIMENSION))
+        )
+        batch = self.search.RecordBatch(
+            ids=[self.types.RecordId(number=i) for i in range(rows)],
+            vectors=self.types.Vectors(data=data),
+        )
+        infos, answers = [], []
+        for name, pack in (("plain", False), ("packed", True)):
+            options = self.admin.CollectionOptions(
+                dimension=DIMENSION, metric=self.admin.METRIC_INNER_PRODUCT, pack_codes=pack
+            )
+            self.administering.CreateCollection(
+                self.admin.CreateCollectionRequest(name=name, options=options)
+            )
+            self.searching.Upsert(self.search.UpsertRequest(collection=name, batch=batch))
+            infos.append(
+                self.administering.GetCollection(
+                    self.admin.GetCollectionRequest(name=name)
+                ).collection
+            )
+            answers.append(
+                self.searching.Search(
+                    self.search.SearchRequest(
+                        collection=name,
+                        queries=self.types.Vectors(data=data[: 4 * 10 * DIMENSION]),
+                        k=10,
+                    )
+                )
+            )
+        self.assertEqual([info.options.pack_codes for info in infos], [False, True])
+        self.assertLess(infos[1].block_bytes, infos[0].block_bytes)
+        self.assertGreater(infos[1].block_bytes, infos[0].block_bytes * 8 // 10)
+        self.assertEqual(len(answers[0].results), 10)
+        self.assertEqual(answers[0].results, answers[1].results)
 
     def test_errors_have_reasons(self) -> None:
         with self.assertRaises(grpc.RpcError) as caught:

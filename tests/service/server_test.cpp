@@ -195,6 +195,63 @@ TEST_F(EveryMethod, SnapshotsBringBackWhatWas) {
   EXPECT_EQ(error_reason(client().verify_snapshot("../../etc")), "SNAPSHOT_NOT_FOUND");
 }
 
+TEST_F(EveryMethod, PackedCollectionsAnswerAsOthersFromFewerBytes) {
+  start();
+  constexpr std::size_t kRows = 9'000;  // two full blocks and some
+  vectors_ = random_vectors(kRows, 11);
+  const RecordBatch batch{number_ids(kRows), vectors_, {}};
+  CollectionOptions options;
+  options.dimension = kDimension;
+  for (const char* name : {"plain", "packed"}) {
+    options.pack_codes = std::string(name) == "packed";
+    const auto made = client().create_collection(name, options);
+    ASSERT_TRUE(made.ok()) << made.status();
+    EXPECT_EQ(made->options.pack_codes, options.pack_codes);
+    EXPECT_EQ(made->block_bytes, 0U);
+    ASSERT_TRUE(client().upsert(name, batch).ok());
+  }
+  const auto check = [&](const char* when) {
+    SCOPED_TRACE(when);
+    const auto plain = client().collection("plain");
+    const auto packed = client().collection("packed");
+    ASSERT_TRUE(plain.ok()) << plain.status();
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    EXPECT_FALSE(plain->options.pack_codes);
+    EXPECT_TRUE(packed->options.pack_codes);
+    const std::uint64_t codes = 2 * 4096 * plain->code_bytes;
+    EXPECT_GT(plain->block_bytes, codes);
+    EXPECT_LT(packed->block_bytes, plain->block_bytes - codes / 25);
+    EXPECT_EQ(packed->records, kRows);
+    const auto queries = absl::MakeConstSpan(vectors_).first(20 * kDimension);
+    const auto a = client().search("plain", queries, {});
+    const auto b = client().search("packed", queries, {});
+    ASSERT_TRUE(a.ok()) << a.status();
+    ASSERT_TRUE(b.ok()) << b.status();
+    ASSERT_EQ(a->size(), b->size());
+    for (std::size_t q = 0; q < a->size(); ++q) {
+      ASSERT_EQ((*a)[q].size(), 10U);
+      ASSERT_EQ((*b)[q].size(), 10U);
+      for (std::size_t i = 0; i < 10; ++i) {
+        EXPECT_EQ((*a)[q][i].id, (*b)[q][i].id);
+        EXPECT_EQ((*a)[q][i].score, (*b)[q][i].score);
+      }
+    }
+    EXPECT_THAT(server_->metrics(),
+                HasSubstr("turboquant_collection_block_bytes{collection=\"packed\"} " +
+                          std::to_string(packed->block_bytes) + "\n"));
+  };
+  check("as written");
+  const auto backup = client().create_snapshot(SnapshotKind::kBackup);
+  ASSERT_TRUE(backup.ok()) << backup.status();
+  ASSERT_TRUE(server_->stop().ok());
+  start();
+  check("after a restart");
+  ASSERT_TRUE(client().drop_collection("packed").ok());
+  ASSERT_TRUE(client().restore_snapshot(backup->name).ok());
+  check("after a restore");
+  EXPECT_TRUE(client().verify_store().ok());
+}
+
 class Running : public ServerTest {};
 
 TEST_F(Running, HealthIsPerService) {

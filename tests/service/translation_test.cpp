@@ -73,6 +73,7 @@ TEST(Convert, Options) {
   options.fields = {{"a", FieldType::kBool}, {"b", FieldType::kStringList}};
   options.seed = 7;
   options.shard = 3;
+  options.pack_codes = true;
   v1::CollectionOptions message;
   to_proto(options, &message);
   const auto back = from_proto(message);
@@ -82,6 +83,9 @@ TEST(Convert, Options) {
   EXPECT_EQ(back->fields[1].type, FieldType::kStringList);
   EXPECT_EQ(back->seed, options.seed);
   EXPECT_EQ(back->shard, 3U);
+  EXPECT_TRUE(back->pack_codes);
+  message.clear_pack_codes();
+  EXPECT_FALSE(from_proto(message)->pack_codes);
   WriteOptions write;
   for (const Durability level : {Durability::kMemory, Durability::kWal, Durability::kFsync}) {
     write.durability = level;
@@ -90,6 +94,30 @@ TEST(Convert, Options) {
     EXPECT_EQ(from_proto(sent)->durability, level);
   }
   EXPECT_EQ(from_proto(v1::WriteOptions())->durability, Durability::kFsync);
+}
+
+TEST(Convert, Collections) {
+  CollectionInfo info;
+  info.name = "words";
+  info.options.dimension = 8;
+  info.options.pack_codes = true;
+  info.records = 1;
+  info.dead_rows = 2;
+  info.code_bytes = 3;
+  info.memory_bytes = 4;
+  info.version = 5;
+  info.block_bytes = 6;
+  v1::CollectionInfo message;
+  to_proto(info, &message);
+  const CollectionInfo back = from_proto(message);
+  EXPECT_EQ(back.name, "words");
+  EXPECT_TRUE(back.options.pack_codes);
+  EXPECT_EQ(back.records, 1U);
+  EXPECT_EQ(back.dead_rows, 2U);
+  EXPECT_EQ(back.code_bytes, 3U);
+  EXPECT_EQ(back.memory_bytes, 4U);
+  EXPECT_EQ(back.version, 5U);
+  EXPECT_EQ(back.block_bytes, 6U);
 }
 
 TEST(Convert, HalfPrecision) {

@@ -113,7 +113,8 @@ TEST_F(LoaderTest, IsTheCollectionThatInsertsMake) {
       {DistanceMetric::kL2, Originals::kFp32}};
   for (const auto& [metric, originals] : kinds) {
     SCOPED_TRACE(static_cast<int>(metric));
-    const CollectionOptions made = options(metric, originals);
+    CollectionOptions made = options(metric, originals);
+    made.pack_codes = metric == DistanceMetric::kL2;
     const auto loaded = load("loaded", made);
     ASSERT_OK(loaded);
     EXPECT_EQ(kRows, *loaded);

@@ -374,11 +374,18 @@ TEST_F(StoreTest, PackedCodesGiveTheSameAnswersAndFewerBytes) {
       options.factory = factory;
       options.pack_codes = pack;
       Collection& c = make(options, std::string(factory) + (pack ? "p" : ""));
+      EXPECT_EQ(0u, c.info().block_bytes);
       ASSERT_OK(c.upsert(batch));
       ASSERT_OK(c.remove(number_ids(1500, 3000)));
     }
   }
+  const std::vector<CollectionInfo> before = store_->collections();
   reopen();
+  const std::vector<CollectionInfo> after = store_->collections();
+  ASSERT_EQ(before.size(), after.size());
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    EXPECT_EQ(before[i].block_bytes, after[i].block_bytes) << before[i].name;
+  }
   for (const char* factory : {"TQ3", "TQ4"}) {
     const auto plain = store_->collection(factory);
     const auto packed = store_->collection(std::string(factory) + "p");
@@ -386,6 +393,12 @@ TEST_F(StoreTest, PackedCodesGiveTheSameAnswersAndFewerBytes) {
     ASSERT_OK(packed);
     EXPECT_FALSE((*plain)->info().options.pack_codes);
     EXPECT_TRUE((*packed)->info().options.pack_codes);
+    // Two blocks: a head of 8 bytes, codes, ids of 9 bytes.
+    const std::uint64_t codes = 2 * 4096 * (*plain)->info().code_bytes;
+    const std::uint64_t rest = 2 * (8 + 4096 * 9);
+    EXPECT_EQ(codes + rest, (*plain)->info().block_bytes);
+    EXPECT_LT((*packed)->info().block_bytes, codes * 96 / 100 + rest);
+    EXPECT_GT((*packed)->info().block_bytes, codes * 85 / 100 + rest);
     SearchOptions options;
     options.k = 20;
     const auto a = (*plain)->search(queries, options);
@@ -393,6 +406,10 @@ TEST_F(StoreTest, PackedCodesGiveTheSameAnswersAndFewerBytes) {
     ASSERT_OK(a);
     ASSERT_OK(b);
     expect_same(*a, *b);
+    // Blocks that go take their bytes along.
+    ASSERT_OK((*packed)->remove(number_ids(kRows)));
+    ASSERT_OK((*packed)->compact());
+    EXPECT_EQ(0u, (*packed)->info().block_bytes);
   }
   EXPECT_OK(store_->verify());
 }

@@ -192,6 +192,7 @@ CollectionOptions collection_options(const NewCollection& typed) {
   options.originals = typed.originals == "fp16"   ? Originals::kFp16
                       : typed.originals == "fp32" ? Originals::kFp32
                                                   : Originals::kNone;
+  options.pack_codes = typed.pack;
   const std::array<std::string, 5> types = {"bool", "int", "double", "string", "list"};
   for (const std::string& field : typed.fields) {
     const std::size_t colon = field.rfind(':');
@@ -233,7 +234,9 @@ void print_collections(Client& client, bool as_json, std::ostream& out) {
                    {"metric", metric_name(info.options.metric)},
                    {"factory", info.options.factory},
                    {"originals", originals_name(info.options.originals)},
+                   {"packed", info.options.pack_codes},
                    {"code_bytes", info.code_bytes},
+                   {"block_bytes", info.block_bytes},
                    {"memory_bytes", info.memory_bytes},
                    {"dead_rows", info.dead_rows},
                    {"fields", fields}})
@@ -241,7 +244,8 @@ void print_collections(Client& client, bool as_json, std::ostream& out) {
     } else {
       out << info.name << ": " << info.records << " records of dimension " << info.options.dimension
           << ", " << info.options.factory << ", " << metric_name(info.options.metric)
-          << ", originals " << originals_name(info.options.originals) << ", " << info.memory_bytes
+          << ", originals " << originals_name(info.options.originals)
+          << (info.options.pack_codes ? ", packed on disk, " : ", ") << info.memory_bytes
           << " bytes in memory\n";
     }
   }

@@ -44,6 +44,7 @@ struct NewCollection {
   std::string metric = "ip";
   std::string factory = "TQ4";
   std::string originals = "none";
+  bool pack = false;                ///< codes at their entropy on disk
   std::vector<std::string> fields;  ///< "name:type"; bool, int, double, string, list
 };
 

@@ -41,6 +41,7 @@ struct RemoteCommands::Parts {
     sub->add_option("--originals", made.originals, "keep vectors: none, fp16 or fp32")
         ->check(CLI::IsMember({"none", "fp16", "fp32"}))
         ->capture_default_str();
+    sub->add_flag("--pack", made.pack, "codes on disk at their entropy: fewer bytes, slower start");
     sub->add_option("--field", made.fields, "name:type of a field to filter by; repeat it");
   }
 
