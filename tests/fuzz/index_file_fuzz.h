@@ -59,7 +59,16 @@ inline void fuzz_index_file(const std::uint8_t* data, std::size_t size) {
     MemoryReader reader(data, size);
     const auto payload = read_payload(&reader, 0);
     if (payload->flat != nullptr) use_index(*payload->flat);
-    if (payload->two_level != nullptr) use_index(payload->two_level->flat());
+    if (payload->two_level != nullptr) {
+      use_index(payload->two_level->flat());
+      const std::vector<float> query(static_cast<std::size_t>(payload->two_level->d), 1.0F);
+      float distance = 0;
+      std::int64_t label = -1;
+      payload->two_level->search(1, query.data(), 1, &distance, &label);
+      if ((label == 0) != (payload->two_level->ntotal == 1) && payload->two_level->ntotal < 2) {
+        std::abort();
+      }
+    }
     if (payload->ivf != nullptr && payload->ivf->lists != nullptr &&
         payload->ivf->lists->compute_ntotal() != payload->ivf->count) {
       std::abort();

@@ -42,9 +42,14 @@ inline std::vector<std::uint8_t> payload_of(const std::vector<std::uint8_t>& fil
   return {std::search(file.begin(), file.end(), kPayloadMagic, kPayloadMagic + 8), file.end()};
 }
 
+/// Of which there is a flat file for each metric.
+inline constexpr const char* kFlatSeeds[] = {"TQ1",     "TQ2",    "TQ3",    "TQ4",     "TQ3qjl",
+                                             "TQ2qjlg", "TQ3mse", "TQ4cos", "TQ1t",    "TQ2t",
+                                             "TQ3t",    "TQ4t",   "TQ3c",   "TQ2tccos"};
+
 inline SeedFiles make_index_seeds() {
   SeedFiles seeds;
-  for (const char* name : {"TQ1", "TQ2", "TQ3", "TQ4", "TQ3qjl", "TQ2qjlg", "TQ3mse", "TQ4cos"}) {
+  for (const char* name : kFlatSeeds) {
     for (const bool l2 : {false, true}) {
       IndexTurboQuant index(10, parse_index_name(name),
                             l2 ? faiss::METRIC_L2 : faiss::METRIC_INNER_PRODUCT);
@@ -60,6 +65,11 @@ inline SeedFiles make_index_seeds() {
     index.add(sparse ? 1 : 4, seed_rows(4, 4).data());
     seeds[sparse ? "payload_ivf_sparse" : "payload_ivf_full"] = payload_of(written(index));
   }
+  faiss::IndexFlat coarse(4, faiss::METRIC_INNER_PRODUCT);
+  coarse.add(4, seed_rows(4, 4).data());
+  IndexIVFTurboQuant trellis(&coarse, 4, 4, parse_index_name("TQ2t"), faiss::METRIC_INNER_PRODUCT);
+  trellis.add(4, seed_rows(4, 4).data());
+  seeds["payload_ivf_trellis"] = payload_of(written(trellis));
   IndexTwoLevel two_level(10, parse_index_name("TQ4"), 2, faiss::METRIC_L2);
   two_level.add(3, seed_rows(3, 10).data());
   seeds["payload_two_level"] = payload_of(written(two_level));
@@ -69,7 +79,7 @@ inline SeedFiles make_index_seeds() {
 /// Files of format 2. Their bytes depend on the version of zstd, what they hold does not.
 inline SeedFiles make_packed_seeds() {
   SeedFiles seeds;
-  for (const char* name : {"TQ1", "TQ2", "TQ3", "TQ4", "TQ3qjl", "TQ2c"}) {
+  for (const char* name : {"TQ1", "TQ2", "TQ3", "TQ4", "TQ3qjl", "TQ2c", "TQ3t"}) {
     IndexTurboQuant index(10, parse_index_name(name), faiss::METRIC_L2);
     index.add(300, seed_rows(300, 10).data());
     seeds[std::string("packed_") + name] = written(index, true);
@@ -79,9 +89,16 @@ inline SeedFiles make_packed_seeds() {
   seeds["packed_few"] = written(few, true);
   faiss::IndexFlat coarse(4, faiss::METRIC_L2);
   coarse.add(4, seed_rows(4, 4).data());
-  IndexIVFTurboQuant index(&coarse, 4, 4, parse_index_name("TQ3"), faiss::METRIC_L2, true);
-  index.add(200, seed_rows(200, 4).data());
-  seeds["packed_payload_ivf"] = payload_of(written(index, true));
+  for (const bool trellis : {false, true}) {
+    IndexIVFTurboQuant index(&coarse, 4, 4, parse_index_name(trellis ? "TQ4t" : "TQ3"),
+                             faiss::METRIC_L2, true);
+    index.add(200, seed_rows(200, 4).data());
+    const char* name = trellis ? "packed_payload_ivf_trellis" : "packed_payload_ivf";
+    seeds[name] = payload_of(written(index, true));
+  }
+  IndexTwoLevel two_level(10, parse_index_name("TQ3"), 1, faiss::METRIC_INNER_PRODUCT);
+  two_level.add(100, seed_rows(100, 10).data());
+  seeds["packed_payload_two_level"] = payload_of(written(two_level, true));
   return seeds;
 }
 

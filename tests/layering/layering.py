@@ -175,13 +175,59 @@ def repository_files(root):
         return sorted(found)
 
 
+def anchor(heading):
+    """What a link to a heading of Markdown ends in."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading.strip().lower())
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+def without_code(text):
+    """Markdown with its blocks of code empty."""
+    return re.sub(r"^```.*?^```", lambda m: "\n" * m[0].count("\n"), text, flags=re.S | re.M)
+
+
+def check_links(documents, files):
+    """Yields (path, line, rule, what). documents: path to Markdown; files: all there are."""
+    anchors = {
+        path: {anchor(heading) for heading in re.findall(r"^#+ (.*)$", without_code(text), re.M)}
+        for path, text in documents.items()
+    }
+    folders = {os.path.dirname(path) for path in files}
+    linked = set()
+    for path, text in documents.items():
+        for number, line in enumerate(without_code(text).split("\n"), 1):
+            for link in re.findall(r"\]\(([^)\s]+)\)", line):
+                if re.match(r"[a-z]+:", link):
+                    continue
+                name, _, part = link.partition("#")
+                target = path
+                if name:
+                    target = os.path.normpath(os.path.join(os.path.dirname(path), name))
+                if path == "README.md":
+                    linked.add(target)
+                if target not in files and target not in folders:
+                    yield path, number, "link", f"{link}: there is no such file"
+                elif part and part not in anchors.get(target, set()):
+                    yield path, number, "link", f"{link}: there is no such heading"
+    if "README.md" in documents:
+        for path in documents:
+            if path.startswith("docs/") and path not in linked:
+                yield path, 1, "link", "README.md does not lead here"
+
+
 def check_repository(root, compile_commands=None):
     """All broken rules, as lines."""
     problems = []
-    for path in repository_files(root):
+    files = repository_files(root)
+    documents = {}
+    for path in files:
         with open(os.path.join(root, path), "rb") as file:
             data = file.read()
+        if path.endswith(".md"):
+            documents[path] = data.decode("utf-8", errors="replace")
         problems += [f"{path}:{n}: [{rule}] {what}" for n, rule, what in check_file(path, data)]
+    links = check_links(documents, set(files))
+    problems += [f"{path}:{n}: [{rule}] {what}" for path, n, rule, what in links]
     if compile_commands:
         with open(compile_commands, encoding="utf-8") as file:
             entries = json.load(file)

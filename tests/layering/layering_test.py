@@ -83,6 +83,24 @@ class LayeringTest(unittest.TestCase):
         for rule in named:
             self.assertIn(f'"{rule}"', source)
 
+    def test_links(self):
+        files = {"README.md", "docs/a.md", "docs/b.md", "include/turboquant/a.h"}
+        good = {
+            "README.md": "[a](docs/a.md#the-2nd-part-of-it) [b](docs/b.md) [out](https://a.b/c)\n",
+            "docs/a.md": "# A\n## The 2nd part, of `it`\n[h](../include/turboquant/a.h)\n[f](../include/turboquant)\n",
+            "docs/b.md": "[here](#heading)\n# Heading\n```sh\n[x](y) # z\n```\n",
+        }
+        self.assertEqual(list(layering.check_links(good, files)), [])
+        for path, text, where in (
+            ("docs/b.md", "\n[c](c.md)\n", ("docs/b.md", 2)),
+            ("docs/b.md", "[a](a.md#b)\n", ("docs/b.md", 1)),
+            ("docs/b.md", "```\n# part\n```\n[a](#part)\n", ("docs/b.md", 4)),
+            ("README.md", "[b](docs/b.md)\n", ("docs/a.md", 1)),
+        ):
+            with self.subTest(text=text):
+                found = list(layering.check_links({**good, path: text}, files))
+                self.assertEqual([one[:3] for one in found], [(*where, "link")])
+
     def test_compile_commands(self):
         def entry(path, flags):
             return {"directory": "/b", "file": f"/r/{path}", "command": f"g++ {flags} -c {path}"}

@@ -118,6 +118,7 @@ class ProgramTest(unittest.TestCase):
         lines = self.index("collections", "list", "--json").splitlines()
         return {one["name"]: one for one in map(json.loads, lines)}
 
+    @unittest.skipIf(os.environ.get("TURBOQUANT_WITH_ZSTD") == "0", "built without zstd")
     def test_packed_collections(self) -> None:
         base = os.path.join(self.data, "base.npy")
         common = ("--create", "--metric", "cosine", "--input", base, "--manifest", self.path("m"))

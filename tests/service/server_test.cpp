@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "packing/streams.h"
 #include "tests/service/raw_client.h"
 #include "tests/service/server_fixture.h"
 
@@ -220,7 +221,9 @@ TEST_F(EveryMethod, PackedCollectionsAnswerAsOthersFromFewerBytes) {
     EXPECT_TRUE(packed->options.pack_codes);
     const std::uint64_t codes = 2 * 4096 * plain->code_bytes;
     EXPECT_GT(plain->block_bytes, codes);
-    EXPECT_LT(packed->block_bytes, plain->block_bytes - codes / 25);
+    if (packing::can_code()) {
+      EXPECT_LT(packed->block_bytes, plain->block_bytes - codes / 25);
+    }
     EXPECT_EQ(packed->records, kRows);
     const auto queries = absl::MakeConstSpan(vectors_).first(20 * kDimension);
     const auto a = client().search("plain", queries, {});

@@ -196,6 +196,16 @@ TEST(FuzzCorpus, Runs) {
   EXPECT_GT(files, 10);
 }
 
+TEST(FuzzCorpus, SeedOfAPackedBlockIsOne) {
+  std::ifstream file(TQ_STORAGE_CORPUS "/block_packed", std::ios::binary);
+  const std::string data((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  ASSERT_FALSE(data.empty());
+  const packing::RowLayout layout{10, 1, 6};
+  BlockRecord record;
+  ASSERT_TRUE(decode_block(std::string_view(data).substr(1), layout.code_size, record, &layout));
+  EXPECT_EQ(record.codes, std::string(kBlockRows * layout.code_size, '\0'));
+}
+
 // The same properties on random bytes, for those who have no fuzzer at hand.
 TEST(FuzzCorpus, HoldsOnRandomBytes) {
   std::mt19937 random(52);
