@@ -71,10 +71,12 @@ class RepeatedCall : public std::enable_shared_from_this<RepeatedCall> {
         done_(std::move(done)) {}
 
   void run() {
+    const int mine = ++runs_;
     auto attempt = client_.transport->call(
         path_, request_, response_, deadline_,
         [self = shared_from_this()](const Outcome& outcome) { self->ended(outcome); });
     const std::lock_guard lock(mutex_);
+    if (mine != runs_) return;  // it has ended, and the next one began
     attempt_ = std::move(attempt);
     if (cancelled_) attempt_->cancel();
   }
@@ -107,6 +109,7 @@ class RepeatedCall : public std::enable_shared_from_this<RepeatedCall> {
   const absl::Time deadline_;
   const CallDone done_;
   int attempts_ = 0;
+  std::atomic<int> runs_{0};
   std::mutex mutex_;
   std::shared_ptr<Attempt> attempt_;
   bool cancelled_ = false;
@@ -184,7 +187,7 @@ v1::SearchRequest search_request(const std::string& collection, absl::Span<const
   v1::SearchRequest request;
   request.set_collection(collection);
   to_proto(queries, request.mutable_queries());
-  request.set_k(static_cast<std::uint32_t>(options.k));
+  request.set_k(saturated(options.k));
   if (options.filter) to_proto(*options.filter, request.mutable_filter());
   to_proto(options.parts, request.mutable_parts());
   request.set_rescore(options.rescore);
@@ -316,7 +319,7 @@ absl::StatusOr<ScrollPage> Client::scroll(const std::string& collection,
   v1::ScrollRequest request;
   request.set_collection(collection);
   request.set_cursor(options.cursor);
-  request.set_limit(static_cast<std::uint32_t>(options.limit));
+  request.set_limit(service::saturated(options.limit));
   if (options.filter) to_proto(*options.filter, request.mutable_filter());
   to_proto(options.parts, request.mutable_parts());
   v1::ScrollResponse response;

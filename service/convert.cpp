@@ -333,7 +333,7 @@ void to_proto(const Filter& filter, v1::Filter* out) {
 }
 
 void to_proto(const CollectionOptions& options, v1::CollectionOptions* out) {
-  out->set_dimension(static_cast<std::uint32_t>(options.dimension));
+  out->set_dimension(saturated(options.dimension));
   out->set_metric(
       static_cast<v1::Metric>(static_cast<int>(options.metric) + v1::METRIC_INNER_PRODUCT));
   out->set_factory(options.factory);

@@ -9,6 +9,8 @@
 #include <turboquant/v1/types.pb.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -44,6 +46,13 @@ void to_proto(const Parts& parts, v1::Parts* out);
 /// Asked-for parts alone.
 void to_proto(const Record& record, const Parts& parts, v1::Record* out);
 void to_proto(const Hits& hits, const Parts& parts, v1::Hits* out);
+
+/// A number for a uint32 of a message; one that does not fit becomes the largest, which the server
+/// refuses.
+inline std::uint32_t saturated(std::size_t n) {
+  constexpr std::uint32_t kMost = std::numeric_limits<std::uint32_t>::max();
+  return n < kMost ? static_cast<std::uint32_t>(n) : kMost;
+}
 
 /// The numbers of a matrix with rows of `dimension`: as many rows as there are, at least one.
 /// Points into the message or into scratch.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -82,6 +83,10 @@ class CollectionImpl final : public Collection {
   /// Later calls fail with this status.
   void retire(const absl::Status& why);
 
+  /// Runs `change`, which takes the collection out of the database, while nothing writes to it;
+  /// when it succeeds, later calls fail with `why`.
+  absl::Status retire_with(const absl::Status& why, const std::function<absl::Status()>& change);
+
   /// One round of background work (docs/storage_format.md). `idle` folds few tombstones too.
   absl::Status maintain(bool idle);
 
@@ -135,9 +140,10 @@ class CollectionImpl final : public Collection {
   absl::StatusOr<std::optional<FilterNode>> compile(const std::optional<Filter>& filter) const;
   absl::StatusOr<std::vector<Hits>> make_hits(const Database* database, const View& view,
                                               std::vector<std::vector<Candidate>> found,
-                                              const Parts& parts) const;
+                                              const Parts& parts, const ReadControl& control) const;
   absl::Status rescore(const Database& database, const View& view, absl::Span<const float> queries,
-                       std::size_t k, std::vector<std::vector<Candidate>>& found) const;
+                       std::size_t k, const ReadControl& control,
+                       std::vector<std::vector<Candidate>>& found) const;
   absl::StatusOr<std::vector<std::vector<Candidate>>> scan_originals(
       const Database& database, const View& view, absl::Span<const float> queries,
       const FilterNode* filter, std::size_t k, const ReadControl& control) const;

@@ -51,7 +51,13 @@ absl::Status CollectionImpl::check_alive() const {
 }
 
 void CollectionImpl::retire(const absl::Status& why) {
+  (void)retire_with(why, [] { return absl::OkStatus(); });
+}
+
+absl::Status CollectionImpl::retire_with(const absl::Status& why,
+                                         const std::function<absl::Status()>& change) {
   const std::lock_guard<std::mutex> writer(writer_);
+  TQ_RETURN_IF_ERROR(change());
   const std::lock_guard<std::mutex> lock(state_);
   retired_ = why;
   // Memory goes now, not when the last caller lets go of this object.
@@ -59,6 +65,7 @@ void CollectionImpl::retire(const absl::Status& why) {
   memory_bytes_ = 0;
   blocks_.clear();
   view_.reset();
+  return absl::OkStatus();
 }
 
 // What is read before blocks are made.

@@ -14,6 +14,8 @@ namespace turboquant::storage {
 namespace {
 
 constexpr int kTries = 3;
+// Numbers of originals times queries between two looks at a caller's deadline.
+constexpr std::uint64_t kScoredBetweenChecks = std::uint64_t{1} << 24;
 
 // Exact scores, in double: eight lanes, so that every processor adds in the same order.
 class ExactScorer {
@@ -185,7 +187,7 @@ absl::Status CollectionImpl::read_parts(const Database& database, const View& vi
 
 absl::StatusOr<std::vector<Hits>> CollectionImpl::make_hits(
     const Database* database, const View& view, std::vector<std::vector<Candidate>> found,
-    const Parts& parts) const {
+    const Parts& parts, const ReadControl& control) const {
   std::vector<Hits> hits(found.size());
   for (std::size_t q = 0; q < found.size(); ++q) {
     hits[q].resize(found[q].size());
@@ -194,6 +196,7 @@ absl::StatusOr<std::vector<Hits>> CollectionImpl::make_hits(
       hits[q][i].score = found[q][i].score;
     }
     if (!parts.metadata && !parts.vector) continue;
+    TQ_RETURN_IF_ERROR(check_control(control));
     std::vector<std::uint64_t> rows;
     std::vector<Record> records(found[q].size());
     std::vector<Record*> pointers;
@@ -212,11 +215,13 @@ absl::StatusOr<std::vector<Hits>> CollectionImpl::make_hits(
 
 absl::Status CollectionImpl::rescore(const Database& database, const View& view,
                                      absl::Span<const float> queries, std::size_t k,
+                                     const ReadControl& control,
                                      std::vector<std::vector<Candidate>>& found) const {
   const ExactScorer scorer(record_.options.metric, dimension());
   const CandidateOrder order(view, scan_metric(record_.options.metric));
   std::vector<float> vector(dimension());
   for (std::size_t q = 0; q < found.size(); ++q) {
+    TQ_RETURN_IF_ERROR(check_control(control));
     std::vector<std::string> keys;
     keys.reserve(found[q].size());
     for (const Candidate& candidate : found[q]) {
@@ -246,6 +251,7 @@ absl::StatusOr<std::vector<std::vector<Candidate>>> CollectionImpl::scan_origina
   std::vector<BestRows> best(
       nq, BestRows(CandidateOrder(view, metric), metric, std::min<std::size_t>(k, view.live_rows)));
   std::vector<float> vector(dimension());
+  std::uint64_t scored = 0;
   RowBits scratch;
   for (std::size_t b = 0; b < view.blocks.size(); ++b) {
     TQ_RETURN_IF_ERROR(check_control(control));
@@ -264,6 +270,10 @@ absl::StatusOr<std::vector<std::vector<Candidate>>> CollectionImpl::scan_origina
         return damaged("an original vector is damaged");
       }
       ++seen;
+      if ((scored += queries.size()) >= kScoredBetweenChecks) {
+        scored = 0;
+        TQ_RETURN_IF_ERROR(check_control(control));
+      }
       for (std::size_t q = 0; q < nq; ++q) {
         best[q].offer({scorer.score(queries.data() + q * dimension(), vector.data()),
                        static_cast<std::uint32_t>(b * kBlockRows + i)});
@@ -319,9 +329,9 @@ absl::StatusOr<std::vector<Hits>> CollectionImpl::search(absl::Span<const float>
     }
     if (!found.ok()) return found.status();
     if (options.rescore && !options.exact) {
-      TQ_RETURN_IF_ERROR(rescore(*database, *view, queries, options.k, *found));
+      TQ_RETURN_IF_ERROR(rescore(*database, *view, queries, options.k, options.control, *found));
     }
-    return make_hits(database, *view, *std::move(found), options.parts);
+    return make_hits(database, *view, *std::move(found), options.parts, options.control);
   });
 }
 
@@ -351,7 +361,7 @@ absl::StatusOr<std::vector<Hits>> CollectionImpl::range_search(absl::Span<const 
     request.control = options.control;
     auto found = scan_range(*view, request, options.radius, options.max_hits);
     if (!found.ok()) return found.status();
-    return make_hits(database, *view, *std::move(found), options.parts);
+    return make_hits(database, *view, *std::move(found), options.parts, options.control);
   });
 }
 

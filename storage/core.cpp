@@ -57,6 +57,9 @@ absl::Status closed_error() {
   return make_error(absl::StatusCode::kUnavailable, "CLOSED", "the store is closed");
 }
 
-absl::Status Use::status() const { return core_.database ? absl::OkStatus() : closed_error(); }
+absl::Status Use::status() const {
+  if (core_.database) return absl::OkStatus();
+  return core_.absent.ok() ? closed_error() : core_.absent;
+}
 
 }  // namespace turboquant::storage

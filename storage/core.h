@@ -40,7 +40,8 @@ class Core {
   const StoreOptions options;
 
   Gate gate;
-  std::unique_ptr<Database> database;  ///< null once closed; replaced by the owner of the gate
+  std::unique_ptr<Database> database;  ///< null: see `absent`; replaced by the owner of the gate
+  absl::Status absent;                 ///< why there is no database; OK: the store is closed
 
   std::atomic<std::uint64_t> memory{0};  ///< bytes of all collections
   std::atomic<std::uint64_t> recoveries{0};
@@ -64,7 +65,7 @@ class Use {
   Use(const Use&) = delete;
   Use& operator=(const Use&) = delete;
 
-  /// CLOSED when there is no database.
+  /// CLOSED when there is no database, or why it could not be opened again.
   absl::Status status() const;
   Database& database() const { return *core_.database; }
 

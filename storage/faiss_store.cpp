@@ -84,13 +84,13 @@ absl::Status StoreImpl::rename_over(const std::string& from, const std::string& 
   auto renamed =
       std::make_shared<CollectionImpl>(core_, to, moved->record(), *std::move(quantizer));
   moved->retire(gone);
-  if (replaced) replaced->retire(gone);
   TQ_RETURN_IF_ERROR(renamed->load(database));
   Batch batch(database);
   if (replaced) stage_drop(batch, *replaced);
   batch.remove(kMeta, "c/" + from);
   batch.put(kMeta, "c/" + to, encode_collection(moved->record()));
-  TQ_RETURN_IF_ERROR(commit(database, batch));
+  const auto change = [&] { return commit(database, batch); };
+  TQ_RETURN_IF_ERROR(replaced ? replaced->retire_with(gone, change) : change());
   const std::lock_guard<std::mutex> lock(map_);
   contents_.collections.erase(from);
   contents_.collections[to] = std::move(renamed);

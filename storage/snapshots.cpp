@@ -131,6 +131,7 @@ absl::StatusOr<SnapshotInfo> StoreImpl::create_checkpoint(Database& database) co
   fs::remove_all(fresh, error);
   fs::create_directories(fresh, error);
   TQ_RETURN_IF_ERROR(fs_error(error, absl::StrCat("making folder ", fresh.string())));
+  TQ_RETURN_IF_ERROR(sync_folder(core_->folder));
   unsigned number = 1;
   for (const auto& entry : fs::directory_iterator(parent, error)) {
     const auto used = number_of(kCheckpointPrefix, entry.path().filename().string());
@@ -294,7 +295,7 @@ absl::Status StoreImpl::restore_snapshot(const std::string& name) {
     TQ_RETURN_IF_ERROR(verify_snapshot(name));
     const std::lock_guard<std::mutex> admin(admin_);
     const Own own(*core_);
-    if (!core_->database) return closed_error();
+    if (closed_) return closed_error();
     const auto number = copy_snapshot(name);
     if (!number.ok()) return number.status();
     auto database = Database::open(config(*number));
@@ -302,8 +303,13 @@ absl::Status StoreImpl::restore_snapshot(const std::string& name) {
     TQ_RETURN_IF_ERROR(initialize(**database));
     auto contents = load(**database, {});
     if (!contents.ok()) return contents.status();
-    TQ_RETURN_IF_ERROR(write_active(core_->folder, *number));
-    const std::string old_path = core_->database->path();
+    if (absl::Status status = write_active(core_->folder, *number); !status.ok()) {
+      // It may have been written all the same. Nothing may be acknowledged into a database that the
+      // next start would not open.
+      const bool undone = write_active(core_->folder, database_number_).ok();
+      return undone ? status : core_->stop_writes(status);
+    }
+    const std::string old_path = core_->folder + "/" + database_name(database_number_);
     core_->database = *std::move(database);
     database_number_ = *number;
     {

@@ -203,8 +203,10 @@ absl::Status StoreImpl::start() {
     return make_error(absl::StatusCode::kNotFound, "STORE_NOT_FOUND",
                       absl::StrCat("there is no store in ", folder));
   }
-  fs::create_directories(folder, error);
+  const bool made = fs::create_directories(folder, error);
   if (error) return from_errno(error.value(), absl::StrCat("making folder ", folder));
+  // Where the folder above may not be read, the system has to see to it by itself.
+  if (made) (void)sync_folder(fs::absolute(folder).lexically_normal().parent_path().string());
   auto lock = FolderLock::take(folder);
   if (!lock.ok()) return lock.status();
   folder_lock_ = *std::move(lock);
@@ -255,14 +257,16 @@ absl::Status StoreImpl::close() {
   if (worker_.joinable()) worker_.join();
   const std::lock_guard<std::mutex> admin(admin_);
   const Own own(*core_);
-  if (!core_->database) return absl::OkStatus();
-  const absl::Status status = core_->database->sync_all();
+  if (closed_) return absl::OkStatus();
+  closed_ = true;
+  const absl::Status status = core_->database ? core_->database->sync_all() : core_->absent;
   {
     const std::lock_guard<std::mutex> lock(map_);
     for (auto& [name, collection] : contents_.collections) collection->retire(closed_error());
     contents_ = {};
   }
   core_->database.reset();
+  core_->absent = absl::OkStatus();
   folder_lock_.reset();
   return status;
 }
@@ -361,10 +365,10 @@ absl::Status StoreImpl::drop_collection(const std::string& name) {
         if (target == name) batch.remove(kMeta, kAliasPrefix + alias);
       }
     }
-    // Retired first: no write may follow the removal of its keys.
-    dropped->retire(not_found(name));
     stage_drop(batch, *dropped);
-    TQ_RETURN_IF_ERROR(commit(use.database(), batch));
+    // No write may follow the removal of its keys.
+    TQ_RETURN_IF_ERROR(
+        dropped->retire_with(not_found(name), [&] { return commit(use.database(), batch); }));
     const std::lock_guard<std::mutex> lock(map_);
     contents_.collections.erase(name);
     for (auto at = contents_.aliases.begin(); at != contents_.aliases.end();) {
@@ -476,6 +480,7 @@ absl::Status StoreImpl::try_recover() {
   return guard([&]() -> absl::Status {
     if (writable().ok()) return absl::OkStatus();
     const std::lock_guard<std::mutex> admin(admin_);
+    if (closed_) return closed_error();
     // Opening again writes what the log holds to new files. Without room for it the store would
     // lose its reads too.
     std::uint64_t log_bytes = std::uint64_t{4} << 20;
@@ -486,15 +491,23 @@ absl::Status StoreImpl::try_recover() {
     }
     TQ_RETURN_IF_ERROR(probe_space(core_->folder, log_bytes));
     const Own own(*core_);
-    if (!core_->database) return closed_error();
+    // A restore that failed may have left the name of its database.
+    const auto active = read_active(core_->folder);
+    if (!active.ok()) return active.status();
+    if (*active != database_number_) {
+      TQ_RETURN_IF_ERROR(write_active(core_->folder, database_number_));
+    }
     core_->database.reset();
     auto database = Database::open(config(database_number_));
     if (!database.ok()) {
       Database::Config read_only = config(database_number_);
       read_only.read_only = true;
       auto readable = Database::open(read_only);
-      if (!readable.ok()) return readable.status();
-      core_->database = *std::move(readable);
+      if (readable.ok()) {
+        core_->database = *std::move(readable);
+      } else {
+        core_->absent = readable.status();
+      }
       return database.status();
     }
     core_->database = *std::move(database);

@@ -86,6 +86,7 @@ class StoreImpl final : public Store {
   std::uint64_t database_number_ = 0;
 
   mutable std::mutex admin_;  // one change of the set of collections at a time; before the gate
+  bool closed_ = false;       // under admin_
   mutable std::mutex map_;    // the set itself
   Contents contents_;
 

@@ -148,6 +148,21 @@ TEST_F(EveryMethod, WritesReplaceRefuseAndDelete) {
   EXPECT_EQ(*client().count("words"), 6U);
 }
 
+TEST_F(EveryMethod, NumbersTooLargeForTheWireAreRefusedNotCut) {
+  start();
+  fill(3);
+  constexpr std::size_t kOver = std::size_t{1} << 32;
+  SearchOptions search;
+  search.k = kOver + 1;
+  EXPECT_EQ(error_reason(client().search("words", vector(0), search).status()), "BAD_OPTION");
+  ScrollOptions scroll;
+  scroll.limit = kOver + 1;
+  EXPECT_EQ(error_reason(client().scroll("words", scroll).status()), "TOO_MANY_ROWS");
+  CollectionOptions options;
+  options.dimension = kOver + 8;
+  EXPECT_EQ(error_reason(client().create_collection("wide", options).status()), "BAD_OPTION");
+}
+
 TEST_F(EveryMethod, AnOperationIsDoneOnce) {
   start();
   fill(3);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <chrono>
+#include <filesystem>
 #include <map>
 #include <thread>
 
@@ -84,7 +85,7 @@ TEST_F(DiskErrorTest, AFullDiskRefusesWritesUntilThereIsSpace) {
   }
   // Several limits, so that writes are cut at different places.
   for (const std::int64_t space : {0, 700, 5'000, 20'001, 100'000}) {
-    set_faults({space, false});
+    set_faults({space});
     absl::Status status;
     for (int tries = 0; status.ok() && tries < 20; ++tries) status = write(n++);
     EXPECT_EQ(absl::StatusCode::kResourceExhausted, status.code()) << status;
@@ -148,7 +149,7 @@ TEST_F(DiskErrorTest, TheBackgroundThreadRecovers) {
   open(StoreOptions());
   std::uint64_t n = 0;
   ASSERT_OK(write(n++));
-  set_faults({300, false});
+  set_faults({300});
   EXPECT_EQ("DISK_FULL", error_reason(write(n++)));
   std::this_thread::sleep_for(std::chrono::milliseconds(500));
   EXPECT_EQ("DISK_FULL", error_reason(write(n++)));
@@ -160,6 +161,86 @@ TEST_F(DiskErrorTest, TheBackgroundThreadRecovers) {
   }
   ASSERT_OK(write(n++));
   expect_acknowledged();
+}
+
+TEST_F(DiskErrorTest, ACollectionWhoseDropFailedGoesOn) {
+  std::uint64_t n = 0;
+  ASSERT_OK(write(n++));
+  set_faults({0});
+  EXPECT_EQ("DISK_FULL", error_reason(store_->drop_collection("c")));
+  expect_reads_work();
+  set_faults({});
+  ASSERT_OK(store_->try_recover());
+  expect_reads_work();
+  ASSERT_OK(write(n++));
+  expect_acknowledged();
+  // Where the drop came into the log, it may show up.
+  set_faults({-1, true});
+  EXPECT_EQ("IO_ERROR", error_reason(store_->drop_collection("c")));
+  set_faults({});
+  ASSERT_OK(store_->try_recover());
+  if (store_->collection("c").ok()) {
+    ASSERT_OK(write(n++));
+    expect_acknowledged();
+  } else {
+    EXPECT_EQ("COLLECTION_NOT_FOUND", error_reason(write(n++)));
+  }
+  EXPECT_OK(store_->verify());
+}
+
+TEST_F(DiskErrorTest, ADatabaseThatCannotBeOpenedAgainIsTriedAgain) {
+  std::uint64_t n = 0;
+  ASSERT_OK(write(n++));
+  set_faults({-1, true});
+  EXPECT_FALSE(write(n++).ok());
+  set_faults({});
+  const std::string database = folder_.path() + "/db-00000001";
+  std::filesystem::rename(database, database + ".away");
+  for (int tries = 0; tries < 2; ++tries) {
+    EXPECT_EQ("DAMAGED", error_reason(store_->try_recover()));
+    EXPECT_EQ("DAMAGED", error_reason(collection_->get(number_ids(5), {}).status()));
+    EXPECT_FALSE(write(n++).ok());
+    EXPECT_OK(collection_->search(random_vectors(1, kDimension, 71), SearchOptions()));
+  }
+  std::filesystem::rename(database + ".away", database);
+  ASSERT_OK(store_->try_recover());
+  ASSERT_OK(write(n++));
+  expect_acknowledged();
+  expect_reads_work();
+  ASSERT_OK(store_->close());
+  EXPECT_EQ("CLOSED", error_reason(write(n++)));
+  EXPECT_EQ("CLOSED", error_reason(store_->create_snapshot(SnapshotKind::kBackup).status()));
+}
+
+// Whichever sync fails, the store is as before and stays so over a restart, or is the snapshot.
+TEST_F(DiskErrorTest, AFailedRestoreLosesNoWrite) {
+  std::uint64_t n = 0;
+  ASSERT_OK(write(n++));
+  for (const SnapshotKind kind : {SnapshotKind::kBackup, SnapshotKind::kCheckpoint}) {
+    const auto snapshot = store_->create_snapshot(kind);
+    ASSERT_OK(snapshot);
+    const std::map<std::uint64_t, bool> kept = acknowledged_;
+    ASSERT_OK(write(n++));
+    bool failed = true;
+    for (std::int64_t syncs = 0; failed; ++syncs) {
+      SCOPED_TRACE(syncs);
+      ASSERT_LT(syncs, 200);
+      const std::uint64_t before = faults_injected();
+      set_faults({-1, false, syncs});
+      // A sync that RocksDB can do without may fail too.
+      const bool restored = store_->restore_snapshot(snapshot->name).ok();
+      set_faults({});
+      failed = faults_injected() > before;
+      EXPECT_TRUE(restored || failed);
+      if (restored) acknowledged_ = kept;
+      collection_ = *store_->collection("c");
+      if (!store_->writable().ok()) ASSERT_OK(store_->try_recover());
+      ASSERT_OK(write(n++));
+      open(quiet_options());
+      expect_acknowledged();
+    }
+    EXPECT_OK(store_->verify());
+  }
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ namespace {
 
 std::atomic<std::int64_t> g_space{-1};
 std::atomic<bool> g_sync_fails{false};
+std::atomic<std::int64_t> g_syncs{-1};
 std::atomic<std::uint64_t> g_injected{0};
 
 // Files of a test store (TempFolder's names), not the test's own output.
@@ -46,7 +47,8 @@ bool disk_is_full(int file, std::size_t bytes) {
 }
 
 bool sync_fails(int file) {
-  if (!g_sync_fails.load() || !concerns(file)) return false;
+  if ((!g_sync_fails.load() && g_syncs.load() < 0) || !concerns(file)) return false;
+  if (!g_sync_fails.load() && g_syncs.fetch_sub(1) != 0) return false;
   g_injected.fetch_add(1);
   errno = EIO;
   return true;
@@ -62,6 +64,7 @@ Function next(const char* name) {
 void set_faults(const Faults& faults) {
   g_space = faults.space;
   g_sync_fails = faults.sync_fails;
+  g_syncs = faults.syncs;
 }
 
 std::uint64_t faults_injected() { return g_injected; }

@@ -11,6 +11,8 @@ struct Faults {
   std::int64_t space = -1;
   /// Whether fsync and fdatasync fail with EIO.
   bool sync_fails = false;
+  /// So many of them succeed, the next one fails, those after it succeed; negative: none fails so.
+  std::int64_t syncs = -1;
 };
 
 /// From now on, in all threads.

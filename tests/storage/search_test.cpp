@@ -1,4 +1,5 @@
 // Searches of many queries over many blocks, on several threads, against the same queries alone.
+#include <absl/time/clock.h>
 #include <gtest/gtest.h>
 #include <omp.h>
 
@@ -106,6 +107,24 @@ TEST_F(SearchTest, TiesGoToTheSmallestIds) {
       for (std::uint64_t j = 0; j < 50; ++j) ASSERT_EQ(hits[j].id, RecordId(j));
     }
   }
+}
+
+TEST_F(SearchTest, ADeadlineEndsAnExactSearchWithinABlock) {
+  constexpr std::size_t kD = 256;
+  CollectionOptions options;
+  options.dimension = kD;
+  options.originals = Originals::kFp32;
+  const auto made = store_->create_collection("exact", options);
+  ASSERT_OK(made);
+  constexpr std::size_t kFew = 2000;  // one block
+  const std::vector<float> vectors = random_vectors(kFew, kD, 3);
+  ASSERT_OK((*made)->upsert({number_ids(kFew), vectors, {}}));
+  // A billion products and more take longer than the deadline on any processor.
+  SearchOptions search;
+  search.k = 1;
+  search.exact = true;
+  search.control.deadline = absl::Now() + absl::Milliseconds(5);
+  EXPECT_EQ(absl::StatusCode::kDeadlineExceeded, (*made)->search(vectors, search).status().code());
 }
 
 }  // namespace
