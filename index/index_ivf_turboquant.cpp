@@ -53,8 +53,14 @@ IndexIVFTurboQuant::IndexIVFTurboQuant(faiss::Index* coarse, std::size_t dimensi
 
 void IndexIVFTurboQuant::train(std::int64_t n, const float* x) {
   require_finite(x, n, codec_.dimension(), "training vector");
+  centroids_.drop();
   train_q1(static_cast<std::size_t>(n), x, verbose, metric_type);
   is_trained = true;
+}
+
+void IndexIVFTurboQuant::reset() {
+  faiss::IndexIVF::reset();
+  centroids_.drop();
 }
 
 void IndexIVFTurboQuant::add_with_ids(std::int64_t n, const float* x, const std::int64_t* xids) {

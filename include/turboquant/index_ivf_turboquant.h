@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "turboquant/faiss_compat.h"
+#include "turboquant/index_centroids.h"
 #include "turboquant/index_turboquant.h"
 
 namespace turboquant {
@@ -32,12 +33,18 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
   const IndexOptions& options() const { return options_; }
   const Quantizer& codec() const { return codec_; }
 
+  /// What searches keep of the centroids. Centroids that changed are noticed, whoever changed them;
+  /// its memory is centroids().bytes().
+  const IndexCentroids& centroids() const { return centroids_; }
+
 #ifndef TURBOQUANT_FAISS_HAS_BY_RESIDUAL
   bool by_residual;
 #endif
 
   /// Trains the coarse quantizer; the codes need no training.
   void train(std::int64_t n, const float* x) override;
+
+  void reset() override;
 
   void add_with_ids(std::int64_t n, const float* x, const std::int64_t* xids) override;
 
@@ -78,6 +85,7 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
 
   IndexOptions options_;
   Quantizer codec_;
+  IndexCentroids centroids_;
 };
 
 }  // namespace turboquant
