@@ -46,8 +46,8 @@ CentroidTable::CentroidTable(const IndexIVFTurboQuant& index)
   const std::size_t d = codec_.dimension();
   const float* flat = nlist_ <= kMostLists ? flat_centroids(index) : nullptr;
   if (flat != nullptr) {
-    nearest_ = std::make_unique<NearestPoints>(codec_.impl(), to_metric(index.metric_type), flat,
-                                               nlist_);
+    nearest_ =
+        std::make_unique<NearestPoints>(codec_.impl(), to_metric(index.metric_type), flat, nlist_);
   }
   if (rotates_) rotations_.assign(nlist_, UnitRotation(codec_.impl()));
   std::vector<float> centroid(d);

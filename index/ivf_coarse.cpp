@@ -10,7 +10,8 @@
 namespace turboquant {
 namespace {
 
-constexpr std::int64_t kFew = 20;  // as many take less time than to see that the centroids are known
+constexpr std::int64_t kFew =
+    20;  // as many take less time than to see that the centroids are known
 
 }  // namespace
 

@@ -166,6 +166,15 @@ void ListScan::scan_rows(const Pass& pass, std::size_t v) {
   }
 }
 
+// Asks for the codes of the next block, which come while this one is multiplied.
+void ListScan::fetch_ahead(const Pass& pass) const {
+  if (pass.rows.mask != nullptr) return;
+  const std::size_t end = std::min(first_ + 2 * count_, pass.rows_end);
+  for (std::size_t at = (first_ + count_) * size_; at < end * size_; at += 64) {
+    __builtin_prefetch(pass.rows.codes + at, 0, 2);
+  }
+}
+
 void ListScan::scan_tiles(const Pass& pass) {
   const TileDecoder decoder(impl_, impl_.levels);
   const BlockRows rows = block_rows(pass);
@@ -173,6 +182,7 @@ void ListScan::scan_tiles(const Pass& pass) {
     decoder.decode(rows[j], decoded_.data() + j * impl_.padded);
   }
   load_factors(rows);
+  fetch_ahead(pass);
   const std::size_t n_rows = kernels::round_up(count_, kLane);
   const std::size_t all = kernels::round_up(pass.tiled, kLane) / kLane;
   for (std::size_t g = 0; g < all; g += kGroups) {

@@ -150,7 +150,8 @@ class NearestPoints::Screen {
  private:
   // Packs the query and puts minus the error of its bounds where the products will be added.
   void prepare(const float* query, std::size_t q) {
-    valid_[q] = prepared_.set(q, query, scratch_) && prepared_.norms_squared[q] < kLongest * kLongest;
+    valid_[q] =
+        prepared_.set(q, query, scratch_) && prepared_.norms_squared[q] < kLongest * kLongest;
     if (!valid_[q]) {
       steps_[q] = 0;
       return;
@@ -231,8 +232,8 @@ class NearestPoints::Screen {
     keys_.clear();
     for (std::size_t i = 0; i < all_.n_; ++i) {
       if (bounds[i] < least_of_all || bounds[i] + 2 * error(q, i) < least) continue;
-      const float s = score(impl_.kernels, all_.metric_, query, points_ + i * d_, d_,
-                            difference_.data());
+      const float s =
+          score(impl_.kernels, all_.metric_, query, points_ + i * d_, d_, difference_.data());
       keys_.push_back(candidate_key(all_.metric_, s, static_cast<std::uint32_t>(i)));
     }
     const std::size_t found = std::min(k_, keys_.size());
@@ -257,9 +258,9 @@ class NearestPoints::Screen {
   const std::size_t stride_;
   PreparedQueries prepared_;
   PreparedQueries::Scratch scratch_;
-  AlignedVector<std::int8_t> packed_;   // [padded / 4][kLane][4]
-  AlignedVector<std::int32_t> dots_;    // [kBlockRows][kLane]
-  AlignedVector<float> bounds_;         // [kLane][stride] lower bounds
+  AlignedVector<std::int8_t> packed_;  // [padded / 4][kLane][4]
+  AlignedVector<std::int32_t> dots_;   // [kBlockRows][kLane]
+  AlignedVector<float> bounds_;        // [kLane][stride] lower bounds
   std::vector<float> difference_;
   std::vector<float> largest_, chosen_;
   std::vector<std::uint64_t> keys_;
@@ -269,8 +270,8 @@ class NearestPoints::Screen {
   bool valid_[kLane] = {};
 };
 
-void NearestPoints::search(const float* points, const float* queries, std::size_t nq,
-                           std::size_t k, std::int64_t* numbers) const {
+void NearestPoints::search(const float* points, const float* queries, std::size_t nq, std::size_t k,
+                           std::int64_t* numbers) const {
   if (nq == 0 || k == 0) return;
   const std::size_t d = impl_.options.dimension;
   const std::size_t groups = (nq + kLane - 1) / kLane;

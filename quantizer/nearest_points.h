@@ -41,14 +41,14 @@ class NearestPoints {
   const Metric metric_;
   const std::size_t n_;
   const std::size_t padded_rows_;
-  bool usable_ = false;               // else every search is a scan
-  float longest_ = 0;                 // largest length_
-  float largest_error_ = 0;           // largest error_
-  AlignedVector<std::int8_t> rows_;   // [padded_rows][impl.padded], operands of dot_tile
-  std::vector<float> scale_;          // [n] a value times this is the rotated point
-  std::vector<float> length_;         // [n] |x|
-  std::vector<float> error_;          // [n] length of what rounding took from it
-  std::vector<float> half_norm_;      // [n] |x|^2 / 2 with kL2, else empty
+  bool usable_ = false;              // else every search is a scan
+  float longest_ = 0;                // largest length_
+  float largest_error_ = 0;          // largest error_
+  AlignedVector<std::int8_t> rows_;  // [padded_rows][impl.padded], operands of dot_tile
+  std::vector<float> scale_;         // [n] a value times this is the rotated point
+  std::vector<float> length_;        // [n] |x|
+  std::vector<float> error_;         // [n] length of what rounding took from it
+  std::vector<float> half_norm_;     // [n] |x|^2 / 2 with kL2, else empty
 };
 
 }  // namespace turboquant
