@@ -51,8 +51,8 @@ RefineRows::RefineRows(const faiss::Index& index)
       type == typeid(faiss::IndexFlatIP)) {
     kind_ = Kind::kFloats;
     code_size_ = d_ * sizeof(float);
-    codes_ = reinterpret_cast<const std::uint8_t*>(
-        static_cast<const faiss::IndexFlat&>(index).get_xb());
+    codes_ =
+        reinterpret_cast<const std::uint8_t*>(static_cast<const faiss::IndexFlat&>(index).get_xb());
     return;
   }
   if (type == typeid(faiss::IndexScalarQuantizer)) {

@@ -45,10 +45,10 @@ class RefineRows {
   const std::uint8_t* codes_ = nullptr;
   std::size_t code_size_ = 0;
   const float* query_ = nullptr;
-  std::vector<float> row_;          // kHalves: decoded; kL2: the difference
-  std::vector<float> step_, start_; // kBytes: value i is start + step * (code - 128)
-  std::vector<float> factors_;      // kBytes: the query times step, or less start
-  float offset_ = 0;                // kBytes: product of the query and start
+  std::vector<float> row_;           // kHalves: decoded; kL2: the difference
+  std::vector<float> step_, start_;  // kBytes: value i is start + step * (code - 128)
+  std::vector<float> factors_;       // kBytes: the query times step, or less start
+  float offset_ = 0;                 // kBytes: product of the query and start
   std::unique_ptr<faiss::DistanceComputer> other_;
 };
 

@@ -30,7 +30,8 @@ void refine(RefineRows& rows, Metric metric, const float* query, const Candidate
             std::int64_t ntotal, std::vector<WideKey>& keys) {
   keys.clear();
   rows.set_query(query);
-  const std::int64_t* last = std::find_if(of.labels, of.labels + of.n, [](auto l) { return l < 0; });
+  const std::int64_t* last =
+      std::find_if(of.labels, of.labels + of.n, [](auto l) { return l < 0; });
   const std::int64_t n = last - of.labels;
   for (std::int64_t j = 0; j < n; ++j) {
     if (of.labels[j] >= ntotal) {
@@ -67,7 +68,8 @@ void search_refined(const faiss::IndexRefine& index, std::int64_t n, const float
   if (!(factor >= 1)) fail("k_factor must be 1 or more, not " + std::to_string(factor));
   if (!index.is_trained) fail("the index is not trained");
   const auto all = static_cast<float>(std::max(index.ntotal, k));
-  const auto wanted = std::max(k, static_cast<std::int64_t>(std::min(static_cast<float>(k) * factor, all)));
+  const auto wanted =
+      std::max(k, static_cast<std::int64_t>(std::min(static_cast<float>(k) * factor, all)));
   if (n > 0 && wanted > std::numeric_limits<std::int64_t>::max() / n) fail("k is too large");
 
   std::vector<std::int64_t> found(static_cast<std::size_t>(n * wanted));

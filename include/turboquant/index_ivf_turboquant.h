@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "turboquant/faiss_compat.h"
 #include "turboquant/index_centroids.h"
@@ -57,6 +58,8 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
                           const faiss::IVFSearchParameters* params = nullptr,
                           faiss::IndexIVFStats* stats = nullptr) const override;
 
+  /// The results of a query come in the order of its lists, and of rows in each. Like FAISS's, it
+  /// knows no max_codes.
   void range_search(std::int64_t n, const float* x, float radius, faiss::RangeSearchResult* result,
                     const faiss::SearchParameters* params = nullptr) const override;
 
@@ -81,6 +84,10 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
   void check_compatible_for_merge(const faiss::Index& other) const override;
 
  private:
+  // [n][probes]; adds the time it takes to stats.
+  std::vector<std::int64_t> choose_lists(std::int64_t n, const float* x, std::size_t probes,
+                                         const faiss::IVFSearchParameters* params,
+                                         faiss::IndexIVFStats* stats) const;
   void decode_one(const std::uint8_t* code, std::int64_t list_no, float* x) const;
 
   IndexOptions options_;
