@@ -61,6 +61,7 @@ void ListScan::run(const PreparedQueries& prepared, const ListVisit* visits, std
     const std::size_t tiled =
         impl_.two_parts() ? 0 : visits_by_tile(impl_.kernels.row_cost, count, end);
     const Pass pass{prepared, visits + from, count, tiled, end, rows, sink, from};
+    fetch(pass, 0, kMostRows / 2);
 
     const std::size_t slots = kernels::round_up(count, kLane);
     cutoff_.assign(slots, HUGE_VALF);  // lanes without a query let nothing pass
@@ -166,11 +167,11 @@ void ListScan::scan_rows(const Pass& pass, std::size_t v) {
   }
 }
 
-// Asks for the codes of the next block, which come while this one is multiplied.
-void ListScan::fetch_ahead(const Pass& pass) const {
+// Asks for codes of rows that will be decoded soon.
+void ListScan::fetch(const Pass& pass, std::size_t row, std::size_t n) const {
   if (pass.rows.mask != nullptr) return;
-  const std::size_t end = std::min(first_ + 2 * count_, pass.rows_end);
-  for (std::size_t at = (first_ + count_) * size_; at < end * size_; at += 64) {
+  const std::size_t end = std::min(row + n, pass.rows_end) * size_;
+  for (std::size_t at = row * size_; at < end; at += 64) {
     __builtin_prefetch(pass.rows.codes + at, 0, 2);
   }
 }
@@ -182,7 +183,7 @@ void ListScan::scan_tiles(const Pass& pass) {
     decoder.decode(rows[j], decoded_.data() + j * impl_.padded);
   }
   load_factors(rows);
-  fetch_ahead(pass);
+  fetch(pass, first_ + count_, count_);  // comes while this block is multiplied
   const std::size_t n_rows = kernels::round_up(count_, kLane);
   const std::size_t all = kernels::round_up(pass.tiled, kLane) / kLane;
   for (std::size_t g = 0; g < all; g += kGroups) {

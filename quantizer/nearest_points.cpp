@@ -237,8 +237,9 @@ class NearestPoints::Screen {
       keys_.push_back(candidate_key(all_.metric_, s, static_cast<std::uint32_t>(i)));
     }
     const std::size_t found = std::min(k_, keys_.size());
-    std::partial_sort(keys_.begin(), keys_.begin() + static_cast<std::ptrdiff_t>(found),
-                      keys_.end());
+    const auto last = keys_.begin() + static_cast<std::ptrdiff_t>(found);
+    if (last != keys_.end()) std::nth_element(keys_.begin(), last, keys_.end());
+    std::sort(keys_.begin(), last);
     for (std::size_t p = 0; p < k_; ++p) {
       numbers[p] = p < found ? static_cast<std::int64_t>(key_row(keys_[p])) : -1;
     }
