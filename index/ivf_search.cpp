@@ -100,64 +100,80 @@ class BestSink final : public VisitSink {
 
   void start(const IvfVisit* visits, std::size_t n, std::int64_t list, const std::int64_t* ids,
              std::size_t first_row) override {
-    visits_ = visits;
     n_ = n;
     list_ = list;
     ids_ = ids;
     first_row_ = first_row;
-    found_.resize(std::max(found_.size(), n));
+    if (visits_.size() < n) visits_.resize(n);
+    for (std::size_t v = 0; v < n; ++v) {
+      visits_[v].best = best_[visits[v].query].get();
+      visits_[v].bound = visits_[v].best->bound.load(std::memory_order_relaxed);
+    }
   }
 
   float bound(std::size_t v) const override {
-    const std::uint32_t bits = best_[visits_[v].query]->bound.load(std::memory_order_relaxed);
-    return bits == std::numeric_limits<std::uint32_t>::max()
-               ? std::numeric_limits<float>::quiet_NaN()
-               : bits_score(metric_, bits);
+    const std::uint32_t bits = visits_[v].bound;
+    return bits == kNoBound ? std::numeric_limits<float>::quiet_NaN() : bits_score(metric_, bits);
   }
 
   bool offer(std::size_t v, float score, std::uint32_t row) override {
-    const std::size_t at = first_row_ + row;
-    const std::int64_t label = ids_ != nullptr ? id_at(ids_, at) : pair_of(list_, at);
-    const WideKey key = wide_key(metric_, score, label);
-    if (score_bits(key) > best_[visits_[v].query]->bound.load(std::memory_order_relaxed)) {
-      return false;
-    }
-    found_[v].push_back(key);
-    return found_[v].size() >= kPiece && hand_on(v);
+    Visit& visit = visits_[v];
+    const std::uint32_t bits = score_bits(metric_, score);
+    if (bits > visit.bound) return false;
+    if (ids_ != nullptr) __builtin_prefetch(ids_ + first_row_ + row);  // asked for by hand_on
+    visit.found.push_back({bits, row});
+    return visit.found.size() >= kPiece && hand_on(visit);
   }
 
   void finish() override {
-    for (std::size_t v = 0; v < n_; ++v) hand_on(v);
+    for (std::size_t v = 0; v < n_; ++v) hand_on(visits_[v]);
   }
 
   std::size_t updates() const { return updates_; }
 
  private:
   static constexpr std::size_t kPiece = 32;
+  static constexpr std::uint32_t kNoBound = std::numeric_limits<std::uint32_t>::max();
+
+  struct Found {
+    std::uint32_t bits;  // of the score, as keys have them
+    std::uint32_t row;
+  };
+  struct Visit {
+    Best* best = nullptr;
+    std::uint32_t bound = kNoBound;  // of best, perhaps as it was some time ago
+    std::vector<Found> found;
+  };
 
   // Returns whether the bound moved.
-  bool hand_on(std::size_t v) {
-    std::vector<WideKey>& found = found_[v];
-    if (found.empty()) return false;
-    Best& best = *best_[visits_[v].query];
+  bool hand_on(Visit& visit) {
+    if (visit.found.empty()) return false;
+    Best& best = *visit.best;
     const std::lock_guard<std::mutex> lock(best.mutex);
     bool moved = false;
-    for (const WideKey key : found) moved = best.keys.offer(key) || moved;
-    updates_ += found.size();
-    found.clear();
-    if (moved) best.bound.store(score_bits(best.keys.limit()), std::memory_order_relaxed);
+    for (const Found& found : visit.found) {
+      if (found.bits > score_bits(best.keys.limit())) continue;
+      const std::size_t at = first_row_ + found.row;
+      const std::int64_t label = ids_ != nullptr ? id_at(ids_, at) : pair_of(list_, at);
+      moved = best.keys.offer(wide_key(found.bits, label)) || moved;
+      ++updates_;
+    }
+    visit.found.clear();
+    const std::uint32_t bound = score_bits(best.keys.limit());
+    if (moved) best.bound.store(bound, std::memory_order_relaxed);
+    moved = bound != visit.bound;  // by others, too
+    visit.bound = bound;
     return moved;
   }
 
   const Metric metric_;
   std::vector<std::unique_ptr<Best>>& best_;
-  const IvfVisit* visits_ = nullptr;
   std::size_t n_ = 0;
   std::int64_t list_ = 0;
   const std::int64_t* ids_ = nullptr;
   std::size_t first_row_ = 0;
   std::size_t updates_ = 0;
-  std::vector<std::vector<WideKey>> found_;  // of each visit
+  std::vector<Visit> visits_;
 };
 
 void write_best(Metric metric, const std::vector<std::unique_ptr<Best>>& best, std::size_t k,
