@@ -30,6 +30,17 @@ constexpr std::size_t kD = 40;
 constexpr std::size_t kLists = 16;
 constexpr std::int64_t kN = 1200;
 
+// Called merge_from before 1.7.4.
+template <class Lists>
+auto merge(Lists& to, const faiss::InvertedLists** from, int n, int)
+    -> decltype(to.merge_from_multiple(from, n)) {
+  return to.merge_from_multiple(from, n);
+}
+template <class Lists>
+std::size_t merge(Lists& to, const faiss::InvertedLists** from, int n, long) {
+  return to.merge_from(from, n);
+}
+
 struct Case {
   const char* name;
   faiss::MetricType metric;
@@ -111,7 +122,7 @@ TEST_P(IvfLists, ShardsMergeIntoAFile) {
   auto disk = make();
   const auto path = file("merged");
   faiss::OnDiskInvertedLists on_disk(kLists, disk->code_size, path.c_str());
-  EXPECT_EQ(on_disk.merge_from(lists.data(), 3), 900U);
+  EXPECT_EQ(merge(on_disk, lists.data(), 3, 0), 900U);
   disk->replace_invlists(&on_disk);
   disk->ntotal = 900;
   expect_equal(*disk, *memory);

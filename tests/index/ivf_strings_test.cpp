@@ -112,7 +112,7 @@ TEST_P(IvfStrings, ProbesBySearchParameters) {
   const faiss::SearchParameters* given = &params;
 #ifdef TURBOQUANT_FAISS_HAS_REFINE_PARAMETERS
   faiss::IndexRefineSearchParameters of_refine;
-  of_refine.k_factor = 1;
+  of_refine.k_factor = 30;  // as `filled` sets it
   of_refine.base_index_params = &params;
 #endif
   const faiss::Index* searched = &index;
