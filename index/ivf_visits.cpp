@@ -131,7 +131,8 @@ void IvfVisits::collect_visits() {
       compared_ += seen;
       scanned += seen;
       if (seen == 0) continue;
-      all.push_back({number, static_cast<std::uint32_t>(q), static_cast<std::uint32_t>(p), end});
+      all.push_back({number, static_cast<std::uint32_t>(q), static_cast<std::uint32_t>(p),
+                     static_cast<std::uint32_t>(end)});
       keys.push_back(static_cast<std::uint32_t>(first ? number : lists_.size() + number));
       ++counts[keys.back() + 1];
       first = false;
@@ -214,7 +215,7 @@ class IvfVisits::Worker {
 
   ListVisit visit(const Task& task, const IvfVisit& of, std::size_t slot, std::size_t rows) {
     const float* query = all_.batch_.x + std::size_t{of.query} * all_.impl_.options.dimension;
-    const std::size_t end = std::clamp(of.rows_end, task.begin, task.begin + rows);
+    const std::size_t end = std::clamp<std::size_t>(of.rows_end, task.begin, task.begin + rows);
     ListVisit visit{of.query, centroid_.offset(query), end - task.begin};
     if (!all_.per_list_) return visit;
     visit.prepared = slot;

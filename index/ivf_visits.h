@@ -23,7 +23,7 @@ struct IvfVisit {
   std::uint32_t list;   ///< IvfVisits' own number of it
   std::uint32_t query;  ///< of the batch
   std::uint32_t rank;   ///< how many lists of the query come before it
-  std::size_t rows_end;
+  std::uint32_t rows_end;
 };
 
 /// Takes what the visits of one thread find. ScanSink's v counts from `visits` of start.

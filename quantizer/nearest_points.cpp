@@ -225,16 +225,25 @@ class NearestPoints::Screen {
     return *last;
   }
 
+  void fetch(const float* point) const {
+    for (std::size_t i = 0; i < d_; i += 16) __builtin_prefetch(point + i);
+  }
+
   void choose(const float* query, std::size_t q, std::int64_t* numbers) {
     const float* bounds = bounds_.data() + q * stride_;
     const float least = threshold(bounds);
     const float least_of_all = least - 2 * largest_error(q);
-    keys_.clear();
+    near_.clear();
     for (std::size_t i = 0; i < all_.n_; ++i) {
       if (bounds[i] < least_of_all || bounds[i] + 2 * error(q, i) < least) continue;
-      const float s =
-          score(impl_.kernels, all_.metric_, query, points_ + i * d_, d_, difference_.data());
-      keys_.push_back(candidate_key(all_.metric_, s, static_cast<std::uint32_t>(i)));
+      near_.push_back(static_cast<std::uint32_t>(i));
+    }
+    keys_.clear();
+    for (std::size_t j = 0; j < near_.size(); ++j) {
+      if (j + 2 < near_.size()) fetch(points_ + near_[j + 2] * d_);
+      const float s = score(impl_.kernels, all_.metric_, query, points_ + near_[j] * d_, d_,
+                            difference_.data());
+      keys_.push_back(candidate_key(all_.metric_, s, near_[j]));
     }
     const std::size_t found = std::min(k_, keys_.size());
     const auto last = keys_.begin() + static_cast<std::ptrdiff_t>(found);
@@ -264,6 +273,7 @@ class NearestPoints::Screen {
   AlignedVector<float> bounds_;        // [kLane][stride] lower bounds
   std::vector<float> difference_;
   std::vector<float> largest_, chosen_;
+  std::vector<std::uint32_t> near_;  // what may be among the k nearest
   std::vector<std::uint64_t> keys_;
   alignas(64) std::int32_t bias_[kLane] = {};
   float steps_[kLane] = {};
