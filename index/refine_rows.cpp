@@ -41,8 +41,7 @@ float sum_codes(const std::uint8_t* code, std::size_t d, const Term& term) {
 }  // namespace
 
 RefineRows::RefineRows(const faiss::Index& index)
-    : index_(index),
-      metric_(to_metric(index.metric_type)),
+    : metric_(to_metric(index.metric_type)),
       d_(static_cast<std::size_t>(index.d)),
       kernels_(kernels::active()),
       row_(d_) {

@@ -37,7 +37,6 @@ class RefineRows {
   float score_bytes(const std::uint8_t* code) const;
   float score_floats(const float* x);
 
-  const faiss::Index& index_;
   const Metric metric_;
   const std::size_t d_;
   const kernels::KernelTable& kernels_;

@@ -18,8 +18,9 @@ namespace {
 using kernels::kLane;
 
 constexpr std::size_t kBlockRows = 256;
-constexpr std::size_t kClasses = 128;  // at least, whose largest bounds give a first threshold
-constexpr float kLongest = 1e15f;      // products of longer vectors may overflow
+constexpr std::size_t kClasses = 128;     // at least, whose largest bounds give a first threshold
+constexpr std::size_t kNearPoints = 128;  // points that are computed for all queries in turn
+constexpr float kLongest = 1e15f;         // products of longer vectors may overflow
 
 // The table whose largest level is that of the rounded points: every backend multiplies those.
 const kernels::CodeTable& operand_table() { return level_table(4); }
@@ -124,7 +125,9 @@ class NearestPoints::Screen {
         packed_(kLane * impl_.padded),
         dots_(kBlockRows * kLane),
         bounds_(kLane * stride_),
-        difference_(d_) {}
+        difference_(d_),
+        chosen_(all.n_ + 1),
+        chosen_numbers_(all.n_ + 1) {}
 
   void search(const float* queries, std::size_t nq, std::int64_t* numbers) {
     for (std::size_t q = 0; q < nq; ++q) prepare(queries + q * d_, q);
@@ -137,9 +140,15 @@ class NearestPoints::Screen {
                                     all_.scale_.data() + row, steps_, bounds_.data() + row,
                                     stride_);
     }
+    for (std::size_t q = 0; q < kLane; ++q) {
+      near_[q].clear();
+      keys_[q].clear();
+      if (q < nq && valid_[q]) choose(q);
+    }
+    score_near(queries);
     for (std::size_t q = 0; q < nq; ++q) {
       if (valid_[q]) {
-        choose(queries + q * d_, q, numbers + q * k_);
+        write(keys_[q], numbers + q * k_);
       } else {
         scan(impl_.kernels, all_.metric_, points_, all_.n_, d_, queries + q * d_, k_,
              numbers + q * k_);
@@ -201,7 +210,6 @@ class NearestPoints::Screen {
   float threshold(const float* bounds) {
     const std::size_t n = all_.n_;
     if (k_ >= n) return -HUGE_VALF;
-    chosen_.clear();
     float least = -HUGE_VALF;
     const std::size_t classes = std::max(kernels::round_up(2 * k_, kLane), kClasses);
     if (n >= 2 * classes) {
@@ -217,40 +225,60 @@ class NearestPoints::Screen {
       std::nth_element(largest_.begin(), last, largest_.end(), std::greater<>());
       least = *last;
     }
+    std::size_t count = 0;
     for (std::size_t i = 0; i < n; ++i) {
-      if (bounds[i] >= least) chosen_.push_back(bounds[i]);
+      chosen_[count] = bounds[i];
+      count += bounds[i] >= least ? 1 : 0;
     }
-    const auto last = chosen_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
-    std::nth_element(chosen_.begin(), last, chosen_.end(), std::greater<>());
+    float* last = chosen_.data() + (k_ - 1);
+    std::nth_element(chosen_.data(), last, chosen_.data() + count, std::greater<>());
     return *last;
+  }
+
+  // near_: what may be among the k nearest.
+  void choose(std::size_t q) {
+    const float* bounds = bounds_.data() + q * stride_;
+    const float least = threshold(bounds);
+    const float least_of_all = least - 2 * largest_error(q);
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < all_.n_; ++i) {
+      chosen_numbers_[count] = static_cast<std::uint32_t>(i);
+      count += bounds[i] >= least_of_all ? 1 : 0;
+    }
+    for (std::size_t j = 0; j < count; ++j) {
+      const std::uint32_t i = chosen_numbers_[j];
+      if (bounds[i] + 2 * error(q, i) >= least) near_[q].push_back(i);
+    }
+  }
+
+  // Some points at a time for all queries, so that they come from memory once.
+  void score_near(const float* queries) {
+    std::size_t done[kLane] = {};
+    for (std::size_t end = kNearPoints; end < all_.n_ + kNearPoints; end += kNearPoints) {
+      for (std::size_t q = 0; q < kLane; ++q) {
+        const std::vector<std::uint32_t>& near = near_[q];
+        std::size_t& j = done[q];
+        for (; j < near.size() && near[j] < end; ++j) {
+          if (j + 2 < near.size()) fetch(points_ + near[j + 2] * d_);
+          const float s = score(impl_.kernels, all_.metric_, queries + q * d_,
+                                points_ + near[j] * d_, d_, difference_.data());
+          keys_[q].push_back(candidate_key(all_.metric_, s, near[j]));
+        }
+      }
+    }
   }
 
   void fetch(const float* point) const {
     for (std::size_t i = 0; i < d_; i += 16) __builtin_prefetch(point + i);
   }
 
-  void choose(const float* query, std::size_t q, std::int64_t* numbers) {
-    const float* bounds = bounds_.data() + q * stride_;
-    const float least = threshold(bounds);
-    const float least_of_all = least - 2 * largest_error(q);
-    near_.clear();
-    for (std::size_t i = 0; i < all_.n_; ++i) {
-      if (bounds[i] < least_of_all || bounds[i] + 2 * error(q, i) < least) continue;
-      near_.push_back(static_cast<std::uint32_t>(i));
-    }
-    keys_.clear();
-    for (std::size_t j = 0; j < near_.size(); ++j) {
-      if (j + 2 < near_.size()) fetch(points_ + near_[j + 2] * d_);
-      const float s = score(impl_.kernels, all_.metric_, query, points_ + near_[j] * d_, d_,
-                            difference_.data());
-      keys_.push_back(candidate_key(all_.metric_, s, near_[j]));
-    }
-    const std::size_t found = std::min(k_, keys_.size());
-    const auto last = keys_.begin() + static_cast<std::ptrdiff_t>(found);
-    if (last != keys_.end()) std::nth_element(keys_.begin(), last, keys_.end());
-    std::sort(keys_.begin(), last);
+  void write(std::vector<std::uint64_t>& keys, std::int64_t* numbers) const {
+    const std::size_t found = std::min(k_, keys.size());
+    const auto last = keys.begin() + static_cast<std::ptrdiff_t>(found);
+    if (last != keys.end()) std::nth_element(keys.begin(), last, keys.end());
+    std::sort(keys.begin(), last);
     for (std::size_t p = 0; p < k_; ++p) {
-      numbers[p] = p < found ? static_cast<std::int64_t>(key_row(keys_[p])) : -1;
+      numbers[p] = p < found ? static_cast<std::int64_t>(key_row(keys[p])) : -1;
     }
   }
 
@@ -272,9 +300,10 @@ class NearestPoints::Screen {
   AlignedVector<std::int32_t> dots_;   // [kBlockRows][kLane]
   AlignedVector<float> bounds_;        // [kLane][stride] lower bounds
   std::vector<float> difference_;
-  std::vector<float> largest_, chosen_;
-  std::vector<std::uint32_t> near_;  // what may be among the k nearest
-  std::vector<std::uint64_t> keys_;
+  std::vector<float> largest_, chosen_;        // chosen_: [n + 1]
+  std::vector<std::uint32_t> chosen_numbers_;  // [n + 1]
+  std::vector<std::uint32_t> near_[kLane];
+  std::vector<std::uint64_t> keys_[kLane];  // of near_
   alignas(64) std::int32_t bias_[kLane] = {};
   float steps_[kLane] = {};
   Errors errors_[kLane];
