@@ -12,12 +12,14 @@
 
 #include "index/checks.h"
 #include "index/ivf_coarse.h"
+#include "index/ivf_lists.h"
 #include "index/ivf_scanner.h"
 #include "index/ivf_search.h"
 
 namespace turboquant {
 namespace {
 
+constexpr std::int64_t kMostAdded = 65536;  // whose codes are held beside the lists
 constexpr std::size_t kMostPrefetched = std::size_t{1} << 30;  // FAISS counts them in an int
 
 std::size_t checked_code_size(std::size_t dimension, const IndexOptions& options,
@@ -72,7 +74,17 @@ void IndexIVFTurboQuant::reset() {
 
 void IndexIVFTurboQuant::add_with_ids(std::int64_t n, const float* x, const std::int64_t* xids) {
   require_finite(x, n, codec_.dimension(), "vector");
-  faiss::IndexIVF::add_with_ids(n, x, xids);
+  if (quantizer == nullptr || invlists == nullptr || !is_trained) {
+    fail("only a trained index with inverted lists takes vectors");
+  }
+  direct_map.check_can_add(xids);
+  std::vector<std::int64_t> lists(static_cast<std::size_t>(std::max<std::int64_t>(n, 0)));
+  nearest_lists(*this, n, x, 1, lists.data(), nullptr);
+  reserve_rows(*invlists, lists.data(), lists.size());
+  for (std::int64_t begin = 0; begin < n; begin += kMostAdded) {
+    const std::int64_t count = std::min(kMostAdded, n - begin);
+    add_core(count, x + begin * d, xids != nullptr ? xids + begin : nullptr, lists.data() + begin);
+  }
 }
 
 std::vector<std::int64_t> IndexIVFTurboQuant::choose_lists(std::int64_t n, const float* x,

@@ -47,6 +47,7 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
 
   void reset() override;
 
+  /// Lists in memory get the room that they need, where they grow by a quarter or more at once.
   void add_with_ids(std::int64_t n, const float* x, const std::int64_t* xids) override;
 
   void search(std::int64_t n, const float* x, std::int64_t k, float* distances,
