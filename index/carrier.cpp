@@ -12,6 +12,7 @@
 #include "index/checks.h"
 #include "index/index_tree.h"
 #include "index/payload.h"
+#include "index/refining.h"
 #include "index/selecting_id_map.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
@@ -184,7 +185,7 @@ std::unique_ptr<faiss::Index> restore(std::unique_ptr<faiss::Index> tree) {
       return restore_carrier(*carrier, *payload);
     }
   }
-  return with_selectors(std::move(tree));
+  return with_refining(with_selectors(std::move(tree)));
 }
 
 bool starts_flat_index(const std::vector<std::uint8_t>& prefix) {

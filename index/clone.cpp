@@ -1,6 +1,8 @@
 // Deep copies. FAISS's own Cloner does the parts without TurboQuant indexes and the inverted lists;
 // wrappers are copied here, because FAISS 1.7.3 cannot clone IndexRefine or L2norm and turns
-// IndexHNSWSQ into IndexHNSW, and 1.15 does not ask subclasses of Cloner about a graph's storage.
+// graphs into IndexHNSW, which it cannot write, and 1.15 does not ask subclasses of Cloner about a
+// graph's storage.
+#include <faiss/IndexHNSW.h>
 #include <faiss/IndexNSG.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/VectorTransform.h>
@@ -47,7 +49,10 @@ class TreeCloner : public faiss::Cloner {
     }
     // FAISS copies the lists and comes back here for the coarse quantizer.
     const bool is_ivf = dynamic_cast<const faiss::IndexIVF*>(index) != nullptr;
-    if (is_ivf || !contains_turboquant(*index)) return faiss::Cloner::clone_Index(index);
+    const bool is_graph = dynamic_cast<const faiss::IndexHNSWFlat*>(index) != nullptr;
+    if (is_ivf || !(contains_turboquant(*index) || is_graph)) {
+      return faiss::Cloner::clone_Index(index);
+    }
     return clone_wrapper(*index).release();
   }
 

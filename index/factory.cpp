@@ -17,6 +17,7 @@
 #include "index/checks.h"
 #include "index/glue.h"
 #include "index/index_tree.h"
+#include "index/refining.h"
 #include "index/selecting_id_map.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
@@ -144,7 +145,7 @@ std::unique_ptr<faiss::Index> substitute(std::unique_ptr<faiss::Index> index,
     }
   }
   update_is_trained(index.get());
-  return with_selectors(std::move(index));
+  return with_refining(with_selectors(std::move(index)));
 }
 
 std::string with_names_of_user(std::string message, const std::vector<Substitution>& all) {

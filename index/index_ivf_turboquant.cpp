@@ -1,5 +1,6 @@
 #include "turboquant/index_ivf_turboquant.h"
 
+#include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/utils/utils.h>
 
@@ -11,17 +12,25 @@
 
 #include "index/checks.h"
 #include "index/ivf_coarse.h"
+#include "index/ivf_lists.h"
 #include "index/ivf_scanner.h"
 #include "index/ivf_search.h"
 
 namespace turboquant {
 namespace {
 
+constexpr std::int64_t kMostAdded = 65536;  // whose codes are held beside the lists
 constexpr std::size_t kMostPrefetched = std::size_t{1} << 30;  // FAISS counts them in an int
 
 std::size_t checked_code_size(std::size_t dimension, const IndexOptions& options,
                               faiss::MetricType metric) {
   return make_codec(static_cast<std::int64_t>(dimension), options, metric).code_size();
+}
+
+const faiss::IVFSearchParameters* ivf_parameters(const faiss::SearchParameters* params) {
+  const auto* ivf = dynamic_cast<const faiss::IVFSearchParameters*>(params);
+  if (params != nullptr && ivf == nullptr) fail("an inverted file takes SearchParametersIVF");
+  return ivf;
 }
 
 // FAISS's statistics of all searches.
@@ -53,13 +62,46 @@ IndexIVFTurboQuant::IndexIVFTurboQuant(faiss::Index* coarse, std::size_t dimensi
 
 void IndexIVFTurboQuant::train(std::int64_t n, const float* x) {
   require_finite(x, n, codec_.dimension(), "training vector");
+  centroids_.drop();
   train_q1(static_cast<std::size_t>(n), x, verbose, metric_type);
   is_trained = true;
 }
 
+void IndexIVFTurboQuant::reset() {
+  faiss::IndexIVF::reset();
+  centroids_.drop();
+}
+
 void IndexIVFTurboQuant::add_with_ids(std::int64_t n, const float* x, const std::int64_t* xids) {
   require_finite(x, n, codec_.dimension(), "vector");
-  faiss::IndexIVF::add_with_ids(n, x, xids);
+  if (quantizer == nullptr || invlists == nullptr || !is_trained) {
+    fail("only a trained index with inverted lists takes vectors");
+  }
+  direct_map.check_can_add(xids);
+  std::vector<std::int64_t> lists(static_cast<std::size_t>(std::max<std::int64_t>(n, 0)));
+  nearest_lists(*this, n, x, 1, lists.data(), nullptr);
+  reserve_rows(*invlists, lists.data(), lists.size());
+  for (std::int64_t begin = 0; begin < n; begin += kMostAdded) {
+    const std::int64_t count = std::min(kMostAdded, n - begin);
+    add_core(count, x + begin * d, xids != nullptr ? xids + begin : nullptr, lists.data() + begin);
+  }
+}
+
+std::vector<std::int64_t> IndexIVFTurboQuant::choose_lists(std::int64_t n, const float* x,
+                                                           std::size_t probes,
+                                                           const faiss::IVFSearchParameters* params,
+                                                           faiss::IndexIVFStats* stats) const {
+  const std::size_t wanted = static_cast<std::size_t>(n) * probes;
+  std::vector<std::int64_t> lists(wanted);
+  const double start = faiss::getmillisecs();
+  nearest_lists(*this, n, x, static_cast<std::int64_t>(probes), lists.data(),
+                params != nullptr ? params->quantizer_params : nullptr);
+  stats->quantization_time += faiss::getmillisecs() - start;
+  for (std::size_t i = 0; i < wanted; i += kMostPrefetched) {
+    invlists->prefetch_lists(lists.data() + i,
+                             static_cast<int>(std::min(kMostPrefetched, wanted - i)));
+  }
+  return lists;
 }
 
 void IndexIVFTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, float* distances,
@@ -67,24 +109,15 @@ void IndexIVFTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, 
   if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
   if (k < 1) fail("k must be 1 or more, not " + std::to_string(k));
   require_finite(x, n, codec_.dimension(), "query");
-  const auto* ivf = dynamic_cast<const faiss::IVFSearchParameters*>(params);
-  if (params != nullptr && ivf == nullptr) fail("an inverted file takes SearchParametersIVF");
+  const faiss::IVFSearchParameters* ivf = ivf_parameters(params);
   const std::size_t probes = std::min(nlist, ivf != nullptr ? ivf->nprobe : nprobe);
   if (probes == 0 || !can_search_lists(*this, false, ivf)) {
     faiss::IndexIVF::search(n, x, k, distances, labels, params);
     return;
   }
   faiss::IndexIVFStats stats;
-  const std::size_t wanted = static_cast<std::size_t>(n) * probes;
-  std::vector<std::int64_t> lists(wanted);
   const double start = faiss::getmillisecs();
-  nearest_lists(*this, n, x, static_cast<std::int64_t>(probes), lists.data(),
-                ivf != nullptr ? ivf->quantizer_params : nullptr);
-  stats.quantization_time = faiss::getmillisecs() - start;
-  for (std::size_t i = 0; i < wanted; i += kMostPrefetched) {
-    invlists->prefetch_lists(lists.data() + i,
-                             static_cast<int>(std::min(kMostPrefetched, wanted - i)));
-  }
+  const auto lists = choose_lists(n, x, probes, ivf, &stats);
   search_lists(*this, {n, x, lists.data(), static_cast<std::int64_t>(probes)}, k, distances, labels,
                false, ivf, stats);
   stats.search_time = faiss::getmillisecs() - start;
@@ -116,8 +149,24 @@ void IndexIVFTurboQuant::search_preassigned(std::int64_t n, const float* x, std:
 void IndexIVFTurboQuant::range_search(std::int64_t n, const float* x, float radius,
                                       faiss::RangeSearchResult* result,
                                       const faiss::SearchParameters* params) const {
+  if (n < 0) fail("cannot search " + std::to_string(n) + " queries");
+  if (result == nullptr || static_cast<std::int64_t>(result->nq) != n) {
+    fail("the range search result must be made for " + std::to_string(n) + " queries");
+  }
   require_finite(x, n, codec_.dimension(), "query");
-  faiss::IndexIVF::range_search(n, x, radius, result, params);
+  const faiss::IVFSearchParameters* ivf = ivf_parameters(params);
+  const std::size_t probes = std::min(nlist, ivf != nullptr ? ivf->nprobe : nprobe);
+  if (probes == 0 || !can_range_search_lists(*this, ivf)) {
+    faiss::IndexIVF::range_search(n, x, radius, result, params);
+    return;
+  }
+  faiss::IndexIVFStats stats;
+  const double start = faiss::getmillisecs();
+  const auto lists = choose_lists(n, x, probes, ivf, &stats);
+  range_search_lists(*this, {n, x, lists.data(), static_cast<std::int64_t>(probes)}, radius,
+                     *result, ivf, stats);
+  stats.search_time = faiss::getmillisecs() - start;
+  add_to_totals(stats);
 }
 
 void IndexIVFTurboQuant::encode_vectors(std::int64_t n, const float* x,

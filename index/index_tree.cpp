@@ -14,6 +14,7 @@
 #include <typeinfo>
 
 #include "index/checks.h"
+#include "index/refining.h"
 #include "index/selecting_id_map.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
@@ -89,9 +90,11 @@ std::unique_ptr<faiss::Index> copy_wrapper(const faiss::Index& index) {
   } else {
     copy = copy_as<SelectingIdMap<faiss::IndexIDMap2>, SelectingIdMap<faiss::IndexIDMap>,
                    faiss::IndexIDMap2, faiss::IndexIDMap, faiss::IndexPreTransform,
-                   faiss::IndexRefineFlat, faiss::IndexRefine, faiss::IndexHNSWSQ, faiss::IndexHNSW,
-                   faiss::IndexNSGSQ, faiss::IndexNSG, faiss::IndexNNDescent,
-                   faiss::IndexRowwiseMinMaxFP16, faiss::IndexRowwiseMinMax>(index);
+                   Refining<faiss::IndexRefineFlat>, Refining<faiss::IndexRefine>,
+                   faiss::IndexRefineFlat, faiss::IndexRefine, faiss::IndexHNSWSQ,
+                   faiss::IndexHNSWFlat, faiss::IndexHNSW, faiss::IndexNSGSQ, faiss::IndexNSG,
+                   faiss::IndexNNDescent, faiss::IndexRowwiseMinMaxFP16, faiss::IndexRowwiseMinMax>(
+        index);
   }
   if (copy == nullptr) {
     fail(std::string("TurboQuant indexes inside ") + typeid(index).name() +

@@ -7,8 +7,10 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
+#include "index/centroid_table.h"
 #include "quantizer/list_scan.h"
 #include "quantizer/prepared_queries.h"
 #include "turboquant/index_ivf_turboquant.h"
@@ -40,6 +42,10 @@ std::size_t selected_rows(const faiss::IDSelector& selector, std::size_t n, cons
   return count;
 }
 
+/// Makes room for a row in each of lists[n] (-1: none), exactly so much where lists grow by a
+/// quarter or more: FAISS would let them grow to twice what they need.
+void reserve_rows(faiss::InvertedLists& lists, const std::int64_t* numbers, std::size_t n);
+
 /// The centroid of one list and what products and distances to its rows need of it.
 ///
 /// With residuals, a row holds x - c. Then |q - x|^2 = |(q - c) - (x - c)|^2, for which q - c is
@@ -58,7 +64,7 @@ class ListCentroid {
   /// Makes q - c number `slot`. False where it overflows.
   bool prepare(const float* query, const UnitRotation& rotation, PreparedQueries& prepared,
                std::size_t slot, PreparedQueries::Scratch& scratch) const {
-    return prepared.set_difference(slot, query, rotation, centroid_.data(), rotation_, scratch);
+    return prepared.set_difference(slot, query, rotation, centroid_.data(), *rotation_, scratch);
   }
 
   /// What is added to products with rows; 0 unless residuals have an inner product.
@@ -67,8 +73,10 @@ class ListCentroid {
  private:
   const IndexIVFTurboQuant& index_;
   const bool prepares_;
+  const std::shared_ptr<const CentroidTable> table_;  // null unless prepares_ and trained
   std::vector<float> centroid_;
-  UnitRotation rotation_;
+  const UnitRotation* rotation_ = nullptr;  // of the centroid: the table's, or own_
+  UnitRotation own_;
 };
 
 }  // namespace turboquant

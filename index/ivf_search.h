@@ -23,11 +23,21 @@ struct IvfProbes {
 bool can_search_lists(const IndexIVFTurboQuant& index, bool store_pairs,
                       const faiss::IVFSearchParameters* params);
 
+/// The same for range searches, where a selector is taken always.
+bool can_range_search_lists(const IndexIVFTurboQuant& index,
+                            const faiss::IVFSearchParameters* params);
+
 /// As IndexIVF::search_preassigned. The k best rows of the lists of each query; equal distances are
 /// ordered by the smaller label. They depend neither on the number of threads nor on the other
 /// queries.
 void search_lists(const IndexIVFTurboQuant& index, const IvfProbes& probes, std::int64_t k,
                   float* distances, std::int64_t* labels, bool store_pairs,
                   const faiss::IVFSearchParameters* params, faiss::IndexIVFStats& stats);
+
+/// As IndexIVF::range_search_preassigned, which knows no max_codes. The results of a query come in
+/// the order of its lists, and of rows in each. result: made for probes.n queries.
+void range_search_lists(const IndexIVFTurboQuant& index, const IvfProbes& probes, float radius,
+                        faiss::RangeSearchResult& result, const faiss::IVFSearchParameters* params,
+                        faiss::IndexIVFStats& stats);
 
 }  // namespace turboquant

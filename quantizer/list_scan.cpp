@@ -61,6 +61,7 @@ void ListScan::run(const PreparedQueries& prepared, const ListVisit* visits, std
     const std::size_t tiled =
         impl_.two_parts() ? 0 : visits_by_tile(impl_.kernels.row_cost, count, end);
     const Pass pass{prepared, visits + from, count, tiled, end, rows, sink, from};
+    fetch(pass, 0, kMostRows / 2);
 
     const std::size_t slots = kernels::round_up(count, kLane);
     cutoff_.assign(slots, HUGE_VALF);  // lanes without a query let nothing pass
@@ -166,6 +167,15 @@ void ListScan::scan_rows(const Pass& pass, std::size_t v) {
   }
 }
 
+// Asks for codes of rows that will be decoded soon.
+void ListScan::fetch(const Pass& pass, std::size_t row, std::size_t n) const {
+  if (pass.rows.mask != nullptr) return;
+  const std::size_t end = std::min(row + n, pass.rows_end) * size_;
+  for (std::size_t at = row * size_; at < end; at += 64) {
+    __builtin_prefetch(pass.rows.codes + at, 0, 2);
+  }
+}
+
 void ListScan::scan_tiles(const Pass& pass) {
   const TileDecoder decoder(impl_, impl_.levels);
   const BlockRows rows = block_rows(pass);
@@ -173,6 +183,7 @@ void ListScan::scan_tiles(const Pass& pass) {
     decoder.decode(rows[j], decoded_.data() + j * impl_.padded);
   }
   load_factors(rows);
+  fetch(pass, first_ + count_, count_);  // comes while this block is multiplied
   const std::size_t n_rows = kernels::round_up(count_, kLane);
   const std::size_t all = kernels::round_up(pass.tiled, kLane) / kLane;
   for (std::size_t g = 0; g < all; g += kGroups) {

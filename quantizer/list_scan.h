@@ -39,6 +39,7 @@ class ListScan {
   std::size_t next_block(const Pass& pass, std::size_t row, std::size_t most);
   BlockRows block_rows(const Pass& pass) const;
   void load_factors(const BlockRows& rows);
+  void fetch(const Pass& pass, std::size_t row, std::size_t n) const;
   void scan_rows(const Pass& pass, std::size_t v);
   void scan_tiles(const Pass& pass);
   void scan_both_parts(const Pass& pass, std::size_t v);

@@ -35,13 +35,20 @@ inline std::uint32_t key_row(std::uint64_t key) { return static_cast<std::uint32
 
 __extension__ typedef unsigned __int128 WideKey;  // NOLINT(modernize-use-using)
 
-/// The same for candidates with ids of 64 bits, of which the smaller comes first.
-inline WideKey wide_key(Metric metric, float score, std::int64_t id) {
-  const auto ordered = static_cast<std::uint64_t>(id) ^ std::uint64_t{1} << 63;
-  return static_cast<WideKey>(candidate_key(metric, score, 0) >> 32) << 64 | ordered;
+/// The part of a key that orders by score alone.
+inline std::uint32_t score_bits(Metric metric, float score) {
+  return static_cast<std::uint32_t>(candidate_key(metric, score, 0) >> 32);
 }
 
-/// The part of a key that orders by score alone.
+/// The same for candidates with ids of 64 bits, of which the smaller comes first.
+inline WideKey wide_key(std::uint32_t score_bits, std::int64_t id) {
+  const auto ordered = static_cast<std::uint64_t>(id) ^ std::uint64_t{1} << 63;
+  return static_cast<WideKey>(score_bits) << 64 | ordered;
+}
+inline WideKey wide_key(Metric metric, float score, std::int64_t id) {
+  return wide_key(score_bits(metric, score), id);
+}
+
 inline std::uint32_t score_bits(WideKey key) { return static_cast<std::uint32_t>(key >> 64); }
 
 inline float bits_score(Metric metric, std::uint32_t bits) {

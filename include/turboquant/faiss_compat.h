@@ -19,8 +19,9 @@
 #endif
 
 // 1.8: IndexIVF has a member by_residual; before, subclasses declare their own. Graphs ask distance
-// computers for four distances at a time.
+// computers for four distances at a time. IndexRefine takes search parameters.
 #if TURBOQUANT_FAISS_VERSION >= 10800
+#define TURBOQUANT_FAISS_HAS_REFINE_PARAMETERS 1
 #define TURBOQUANT_FAISS_HAS_BY_RESIDUAL 1
 #define TURBOQUANT_FAISS_HAS_BATCH_4 1
 #endif

@@ -14,8 +14,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "turboquant/faiss_compat.h"
+#include "turboquant/index_centroids.h"
 #include "turboquant/index_turboquant.h"
 
 namespace turboquant {
@@ -32,6 +34,10 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
   const IndexOptions& options() const { return options_; }
   const Quantizer& codec() const { return codec_; }
 
+  /// What searches keep of the centroids. Centroids that changed are noticed, whoever changed them;
+  /// its memory is centroids().bytes().
+  const IndexCentroids& centroids() const { return centroids_; }
+
 #ifndef TURBOQUANT_FAISS_HAS_BY_RESIDUAL
   bool by_residual;
 #endif
@@ -39,6 +45,9 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
   /// Trains the coarse quantizer; the codes need no training.
   void train(std::int64_t n, const float* x) override;
 
+  void reset() override;
+
+  /// Lists in memory get the room that they need, where they grow by a quarter or more at once.
   void add_with_ids(std::int64_t n, const float* x, const std::int64_t* xids) override;
 
   void search(std::int64_t n, const float* x, std::int64_t k, float* distances,
@@ -50,6 +59,8 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
                           const faiss::IVFSearchParameters* params = nullptr,
                           faiss::IndexIVFStats* stats = nullptr) const override;
 
+  /// The results of a query come in the order of its lists, and of rows in each. Like FAISS's, it
+  /// knows no max_codes.
   void range_search(std::int64_t n, const float* x, float radius, faiss::RangeSearchResult* result,
                     const faiss::SearchParameters* params = nullptr) const override;
 
@@ -74,10 +85,15 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
   void check_compatible_for_merge(const faiss::Index& other) const override;
 
  private:
+  // [n][probes]; adds the time it takes to stats.
+  std::vector<std::int64_t> choose_lists(std::int64_t n, const float* x, std::size_t probes,
+                                         const faiss::IVFSearchParameters* params,
+                                         faiss::IndexIVFStats* stats) const;
   void decode_one(const std::uint8_t* code, std::int64_t list_no, float* x) const;
 
   IndexOptions options_;
   Quantizer codec_;
+  IndexCentroids centroids_;
 };
 
 }  // namespace turboquant
