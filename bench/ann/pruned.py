@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = 32768
 SAMPLED = 512  # rows that a pruned scan samples together, one such chunk in 32
 
+HEADER = ["rows", "whole, ms", "pruned, ms", "times as fast", "kept of the whole scan's"]
+HEADER += ["recall, whole", "recall, pruned"]
+
 Blocks = Callable[[int, int], np.ndarray]  # (first row, number of rows) to rows
 
 
@@ -111,63 +114,69 @@ SETS: dict[str, tuple[str, Callable]] = {
 }
 
 
-def measure(name: str, args: argparse.Namespace) -> list[str]:
-    title, make = SETS[name]
-    blocks, queries = make(args.dimension, args.rows, args.queries)
-    index = turboquant.IndexTurboQuant(args.dimension, bits=args.bits, metric="ip")
-    best = np.full((len(queries), args.k), -np.inf)
-    for first in range(0, args.rows, BLOCK):
-        rows = blocks(first, min(BLOCK, args.rows - first))
-        index.add(rows)
-        if args.exact:
-            found = metrics.exact_search(rows, queries, args.k)[0]
-            best = np.sort(np.concatenate([best, found], axis=1), axis=1)[:, : -args.k - 1 : -1]
-    answers, times = {}, {0.0: [], args.confidence: []}
-    for confidence in times:  # a first call makes the signs
-        index.prune_confidence = confidence
-        answers[confidence] = [index.search(query[None], args.k) for query in queries]
-    begin = time.perf_counter()
-    for turn in range(args.turns * len(queries)):
-        if time.perf_counter() - begin > args.budget:
-            break
-        query = queries[turn % len(queries)][None]
-        for confidence, taken in times.items():
-            index.prune_confidence = confidence
-            start = time.perf_counter()
-            index.search(query, args.k)
-            taken.append(time.perf_counter() - start)
-    full, pruned = (statistics.median(t) * 1e3 for t in times.values())
-    kth = [scores[0, -1] for scores, _ in answers[0.0]]
-    kept = [
-        np.mean(scores[0] >= least)
-        for (scores, _), least in zip(answers[args.confidence], kth, strict=True)
-    ]
-    recall = ["", ""]
-    if args.exact:
-        recall = [f"{truth_share(blocks, queries, best, answers[c], args):.4f}" for c in times]
-    figures = [f"{full:.3f}", f"{pruned:.3f}", f"{full / pruned:.2f}", f"{np.mean(kept):.4f}"]
-    return [title, *figures, *recall]
+class Measured:
+    """One set of rows in an index, with the answers of both ways to search it."""
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        self.title, make = SETS[name]
+        self.args = args
+        self.blocks, self.queries = make(args.dimension, args.rows, args.queries)
+        self.index = turboquant.IndexTurboQuant(args.dimension, bits=args.bits, metric="ip")
+        best = np.full((len(self.queries), args.k), -np.inf)
+        for first in range(0, args.rows, BLOCK):
+            rows = self.blocks(first, min(BLOCK, args.rows - first))
+            self.index.add(rows)
+            if args.exact:
+                found = metrics.exact_search(rows, self.queries, args.k)[0]
+                best = np.sort(np.concatenate([best, found], axis=1), axis=1)[:, : -args.k - 1 : -1]
+        self.best = best
+        self.times: dict[float, list[float]] = {0.0: [], args.confidence: []}
+        self.answers: dict[float, list] = {}
+        for confidence in self.times:  # a first call makes the signs
+            self.index.prune_confidence = confidence
+            self.answers[confidence] = [self.search(query) for query in self.queries]
+
+    def search(self, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.index.search(query[None], self.args.k)
+
+    def take_times(self) -> None:
+        begin = time.perf_counter()
+        for turn in range(self.args.turns * len(self.queries)):
+            if time.perf_counter() - begin > self.args.budget:
+                return
+            query = self.queries[turn % len(self.queries)]
+            for confidence, taken in self.times.items():
+                self.index.prune_confidence = confidence
+                start = time.perf_counter()
+                self.search(query)
+                taken.append(time.perf_counter() - start)
+
+    def line(self) -> list[str]:
+        whole, pruned = (statistics.median(taken) * 1e3 for taken in self.times.values())
+        kept = [
+            np.mean(pruned_scores[0] >= scores[0, -1])
+            for (scores, _), (pruned_scores, _) in zip(*self.answers.values(), strict=True)
+        ]
+        figures = [f"{whole:.3f}", f"{pruned:.3f}", f"{whole / pruned:.2f}", f"{np.mean(kept):.4f}"]
+        recall = [f"{self.recall(c):.4f}" if self.args.exact else "" for c in self.times]
+        return [self.title, *figures, *recall]
+
+    def recall(self, confidence: float) -> float:
+        """Share of answers whose exact product reaches the k-th; their rows are made again."""
+        ids = np.concatenate([ids for _, ids in self.answers[confidence]])
+        hits = 0
+        for first in range(0, self.args.rows, BLOCK):
+            n = min(BLOCK, self.args.rows - first)
+            inside = (ids >= first) & (ids < first + n)
+            if not inside.any():
+                continue
+            at = np.where(inside, ids - first, -1)
+            products = metrics.exact_products(self.blocks(first, n), self.queries, at)
+            hits += int(np.sum(products >= self.best[:, -1:] - 1e-12))
+        return hits / ids.size
 
 
-def truth_share(
-    blocks: Blocks, queries: np.ndarray, best: np.ndarray, answers: list, args: argparse.Namespace
-) -> float:
-    """Share of answers whose exact product reaches the k-th; their rows are made again."""
-    ids = np.concatenate([ids for _, ids in answers])
-    hits = 0
-    for first in range(0, args.rows, BLOCK):
-        n = min(BLOCK, args.rows - first)
-        inside = (ids >= first) & (ids < first + n)
-        if not inside.any():
-            continue
-        products = metrics.exact_products(
-            blocks(first, n), queries, np.where(inside, ids - first, -1)
-        )
-        hits += int(np.sum(products >= best[:, -1:] - 1e-12))
-    return hits / ids.size
-
-
-def main() -> int:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--rows", type=int, default=1000000)
@@ -182,13 +191,18 @@ def main() -> int:
     parser.add_argument("--exact", action="store_true", help="recall against exact search as well")
     args = parser.parse_args()
     turboquant.set_num_threads(args.threads)
-    header = ["rows", "whole, ms", "pruned, ms", "times as fast", "kept of the whole scan's"]
-    header += ["recall, whole", "recall, pruned"]
+    return args
+
+
+def main() -> int:
+    args = arguments()
     lines = []
     for name in args.sets:
-        lines.append(measure(name, args))
+        measured = Measured(name, args)
+        measured.take_times()
+        lines.append(measured.line())
         print(lines[-1], file=sys.stderr, flush=True)
-    print(markdown_table(header, lines))
+    print(markdown_table(HEADER, lines))
     return 0
 
 
