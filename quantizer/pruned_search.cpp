@@ -1,9 +1,9 @@
 #include "quantizer/pruned_search.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "quantizer/normal.h"
 #include "quantizer/parallel.h"
@@ -18,6 +18,7 @@ constexpr std::size_t kChunk = 8;  // blocks whose sums are judged together
 constexpr std::size_t kChunkRows = kChunk * kBlock;
 constexpr std::size_t kSample = 32;   // one chunk in so many is looked at first
 constexpr std::size_t kLikely = 4;    // so many times k rows are scored to find a bound
+constexpr std::size_t kSurplus = 64;  // one row in so many may pass unexpectedly
 constexpr std::size_t kAhead = 4096;  // bytes: where hardware prefetchers stop
 
 // A query as KernelTable::sign_sums takes it: sums of signed values, brought to 0 to kMostSign.
@@ -90,8 +91,8 @@ class PrunedSearch {
   bool run(std::size_t k, std::vector<TopK>& best) {
     if (!try_sample(k, best.size())) return false;
     for (;;) {
-      const std::size_t scored = first_pass(best);
-      if (scored < k || scored > rows_.n / 8) return false;  // the sample misled
+      std::size_t scored = 0;
+      if (!first_pass(best, &scored) || scored < k) return false;  // the sample misled
       std::vector<std::uint64_t> exact;
       for (const TopK& part : best) {
         exact.insert(exact.end(), part.candidates().begin(), part.candidates().end());
@@ -99,10 +100,7 @@ class PrunedSearch {
       const auto last = exact.begin() + static_cast<std::ptrdiff_t>(k - 1);
       std::nth_element(exact.begin(), last, exact.end());
       const std::uint64_t kth = *last;
-      if (kth <= loose_.key) {
-        second_pass(cutoff(kth), best);
-        return true;
-      }
+      if (kth <= loose_.key) return second_pass(cutoff(kth), best);
       loose_ = cutoff(kth);
       for (TopK& part : best) part = TopK(k);
     }
@@ -175,9 +173,18 @@ class PrunedSearch {
     while (p < prefixes.size() && try_prefix(prefixes[p])) ++p;
     if (p == start + 1 && start == 1) try_prefix(prefixes[0]);
     if (least >= sample.rows * impl_.code_size() * 4 / 5) return false;
-    const std::size_t likely = std::max(kLikely * rank, remaining / 2);
-    likely_ = best_upper(sample, std::min(likely, sample.rows));
+    const std::size_t likely = std::min(std::max(kLikely * rank, remaining / 2), sample.rows);
+    likely_ = best_upper(sample, likely);
+    most_likely_ = std::min(most(sample, likely), rows_.n / 8);
+    most_kept_ = most(sample, survivors(sample, loose_));
+    most_left_ = most(sample, remaining);
     return true;
+  }
+
+  // Twice what is expected of all rows when so many of the sample's pass, and some more: beyond
+  // that the sample misled, and a scan of all rows costs less than to go on.
+  std::size_t most(const Sample& sample, std::size_t passed) const {
+    return 2 * passed * (rows_.n / sample.rows) + rows_.n / kSurplus;
   }
 
   // What a first pass over the sample would take, in bytes read in order.
@@ -226,11 +233,13 @@ class PrunedSearch {
     return cutoff(highest.sorted().back());
   }
 
-  // Scores the rows that likely_ lets pass, and keeps those that only loose_ does. Returns how many
-  // were scored.
-  std::size_t first_pass(std::vector<TopK>& best) {
+  // Scores the rows that likely_ lets pass, and keeps those that only loose_ does. False when
+  // either are too many, whichever threads found them.
+  bool first_pass(std::vector<TopK>& best, std::size_t* n_scored) {
     const std::size_t parts = best.size();
-    std::vector<std::size_t> scored(parts);
+    std::atomic<std::size_t> scored{0};
+    std::atomic<std::size_t> n_kept{0};
+    const auto misled = [&] { return scored > most_likely_ || n_kept > most_kept_; };
     kept_.assign(parts, {});
     run_parts(parts, [&](std::size_t p) {
       std::int32_t sums[kChunkRows];
@@ -239,7 +248,8 @@ class PrunedSearch {
       std::size_t n = 0;
       std::vector<Hit> kept;
       const std::size_t last = chunks_ * (p + 1) / parts;
-      for (std::size_t c = chunks_ * p / parts; c < last; ++c) {
+      for (std::size_t c = chunks_ * p / parts; c < last && !misled(); ++c) {
+        const std::size_t kept_before = kept.size();
         add_signs(c, sums);
         const std::size_t found = select(c, sums, loose_, hits);
         for (std::size_t h = 0; h < found; ++h) {
@@ -250,24 +260,34 @@ class PrunedSearch {
             kept.push_back({row, 0, hits[h].dot});
           }
         }
+        if (kept.size() != kept_before) n_kept += kept.size() - kept_before;
         if (n < kChunkRows && c + 1 < last) continue;
         score_rows(waiting, n, best[p]);
-        scored[p] += n;
+        scored += n;
         n = 0;
       }
       kept_[p] = std::move(kept);
     });
-    return std::accumulate(scored.begin(), scored.end(), std::size_t{0});
+    *n_scored = scored;
+    return !misled();
   }
 
-  void second_pass(const Cutoff& possible, std::vector<TopK>& best) const {
+  // Scores what is still in question of the kept rows. False when that is too much.
+  bool second_pass(const Cutoff& possible, std::vector<TopK>& best) {
+    std::size_t left = 0;
+    for (std::vector<Hit>& kept : kept_) {
+      kept.erase(std::remove_if(kept.begin(), kept.end(),
+                                [&](const Hit& h) { return !passes(h.row, h.dot, possible); }),
+                 kept.end());
+      left += kept.size();
+    }
+    if (left > most_left_) return false;
     run_parts(best.size(), [&](std::size_t p) {
       std::vector<std::uint32_t> rows;
-      for (const Hit& hit : kept_[p]) {
-        if (passes(hit.row, hit.dot, possible)) rows.push_back(hit.row);
-      }
+      for (const Hit& hit : kept_[p]) rows.push_back(hit.row);
       score_rows(rows.data(), rows.size(), best[p]);
     });
+    return true;
   }
 
   std::size_t chunk_rows(std::size_t c) const {
@@ -340,6 +360,7 @@ class PrunedSearch {
   const std::size_t chunks_;
   const SignPlane::Prefix* prefix_;
   Cutoff likely_, loose_;
+  std::size_t most_likely_ = 0, most_kept_ = 0, most_left_ = 0;  // rows for which that holds
   std::vector<std::vector<Hit>> kept_;  // by part: what loose_ lets pass and likely_ does not
 };
 

@@ -256,3 +256,15 @@ def test_mixtures_lie_between_two_rows():
     np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-6)
     assert (rows.max(axis=1) >= 0.5 - 1e-6).all()
     np.testing.assert_array_equal(rows, datasets.mixed(base, 100, seed=1))
+
+
+def test_passages_are_mixtures_of_one_topic_and_the_same_in_any_pieces():
+    base = np.eye(8, dtype=np.float16)
+    rows = datasets.passages(base, 3, 20, seed=1, block=8)
+    assert rows.shape == (20, 24)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    topics = rows.reshape(20, 3, 8).argmax(axis=2)  # of the larger share
+    assert (topics == topics[:, :1]).all()
+    assert len(np.unique(topics)) > 3
+    later = datasets.passages(base, 3, 12, seed=1, first=8, block=8)
+    np.testing.assert_array_equal(later, rows[8:])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annbench import datasets
+from annbench import curves, datasets
 from annbench.config import Settings, System
 from annbench.runner import Runner
 
@@ -146,6 +146,33 @@ def test_the_programs_from_parameters_to_tables(tmp_path):
     for kind in ("batch", "one", "bytes"):
         assert (tmp_path / f"small-{kind}.svg").stat().st_size > 1000
         assert (tmp_path / f"small-{kind}.png").stat().st_size > 1000
+
+
+def test_curves_in_turns_from_built_and_from_stored_indexes(vectors, tmp_path):
+    settings = Settings(k=10, threads=1, repetitions=3)
+    measured = curves.Curves(settings, *vectors, subprocess.DEVNULL)
+    measured.prepare(tmp_path, tmp_path, "exact")
+    chosen = [
+        (System("whole", "turboquant_factory", {"factory": "TQ4"}), [{}]),
+        (
+            System("lists", "turboquant_factory", {"factory": "IVF64,TQ4"}),
+            [{"nprobe": 1}, {"nprobe": 64}],
+        ),
+        (System("none", "no_such_wrapper"), [{}]),
+    ]
+    store = tmp_path / "store"
+    assert len(measured.measure(chosen, store, repetitions=0)) == 3
+    assert sorted(path.name for path in store.iterdir()) == ["lists", "whole"]
+    built = measured.measure(chosen, store, settings.repetitions)
+    fresh = measured.measure(chosen, None, settings.repetitions)
+    assert "no_such_wrapper" in built[2]["error"] and built[2]["points"] == []
+    assert [p["recall"] for p in built[1]["points"]] == [p["recall"] for p in fresh[1]["points"]]
+    assert built[1]["points"][0]["recall"] < built[1]["points"][1]["recall"] > 0.7
+    for result in built[:2]:
+        stored = json.loads((store / result["name"] / "times.json").read_text())
+        assert stored.items() <= result.items()
+        assert result["bytes"] > 0 and result["grown_bytes"] > 0
+        assert all(len(point["times"]) == 3 for point in result["points"])
 
 
 def test_wrong_arguments_give_one_line(tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import json
 import math
+import re
 import sys
 import tempfile
 import time
@@ -52,11 +54,15 @@ def rate_at(points: list[dict[str, Any]], goal: float) -> float | None:
     return math.exp(math.log(q0) + share * (math.log(q1) - math.log(q0)))
 
 
+Chosen = list[tuple[config.System, list[dict[str, Any]]]]
+
+
 class Curves:
-    """Measures one index after the other over one data set."""
+    """Measures indexes over one data set."""
 
     def __init__(self, settings: config.Settings, base: np.ndarray, queries: np.ndarray, log: Any):
         self.settings, self.base, self.queries, self.log = settings, base, queries, log
+        self.interpreters = {"default": sys.executable}
 
     def say(self, text: str) -> None:
         print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
@@ -71,39 +77,83 @@ class Curves:
             np.save(path, metrics.exact_search(self.base, self.queries, self.settings.k)[0])
         self.truth = np.load(path)
 
-    def measure(self, system: config.System, settings: list[dict[str, Any]]) -> dict[str, Any]:
-        result: dict[str, Any] = {"name": system.name, "ours": system.ours, "points": []}
+    def start(self, system: config.System, store: Path | None) -> tuple[Peer, dict[str, Any]]:
+        """A process with the index, built or read from its folder in the store."""
         self.say(system.name)
-        peer = Peer(system, sys.executable, self.settings.threads, self.log, self.settings.timeout_s)
+        python = self.interpreters.get(system.python)
+        if python is None:
+            raise SystemFailed(f"no interpreter is named for '{system.python}'")
+        peer = Peer(system, python, self.settings.threads, self.log, self.settings.timeout_s)
         try:
-            result |= peer.ask(
+            result = peer.ask(
                 "load",
                 base=str(self.folder / "base.npy"),
                 queries=str(self.folder / "queries.npy"),
                 threads=self.settings.threads,
                 params=system.params,
             )
-            result |= peer.ask("build") | peer.ask("size")
-            for setting in settings:
-                result["points"].append(self.point(peer, setting))
+            folder = str(store / re.sub(r"\W+", "_", system.name)) if store else None
+            result |= peer.ask("build", store=folder) | peer.ask("size")
+        except SystemFailed:
+            peer.close()
+            raise
+        return peer, result
+
+    def measure(self, chosen: Chosen, store: Path | None, repetitions: int) -> list[dict[str, Any]]:
+        """Starts all of `chosen`, then searches with each setting of each, turn by turn."""
+        results, running = [], []
+        for system, settings in chosen:
+            result: dict[str, Any] = {"name": system.name, "ours": system.ours, "points": []}
+            results.append(result)
+            try:
+                peer, started = self.start(system, store)
+            except SystemFailed as error:
+                result["error"] = str(error)
+                self.say(f"{system.name} failed: {error}")
+                continue
+            result |= started
+            result["points"] = [{"setting": setting, "times": []} for setting in settings]
+            running.append((peer, result))
+        for turn in range(repetitions):
+            with self.undisturbed():
+                for peer, result in running:
+                    self.turn(peer, result, first=turn == 0)
+        for peer, _ in running:
+            peer.close()
+        for result in results if repetitions else []:
+            self.judge(result)
+        return results
+
+    def undisturbed(self) -> contextlib.AbstractContextManager[None]:
+        """Around a turn: where others are kept off the machine, if they can be."""
+        return contextlib.nullcontext()
+
+    def turn(self, peer: Peer, result: dict[str, Any], first: bool) -> None:
+        k = self.settings.k
+        try:
+            for i, point in enumerate(result["points"]):
+                peer.ask("configure", settings=point["setting"])
+                if first:
+                    point["answer"] = str(self.folder / f"answer-{id(result)}-{i}.npy")
+                    point["times"].append(peer.ask("answer", k=k, path=point["answer"])["batch_s"])
+                elif sum(point["times"]) < self.settings.budget_s:
+                    point["times"].append(peer.ask("batch", k=k)["batch_s"])
         except SystemFailed as error:
             result["error"] = str(error)
-            self.say(f"{system.name} failed: {error}")
-        finally:
-            peer.close()
-        return result
+            self.say(f"{result['name']} failed: {error}")
 
-    def point(self, peer: Peer, setting: dict[str, Any]) -> dict[str, Any]:
-        peer.ask("configure", settings=setting)
-        path = self.folder / "answer.npy"
+    def judge(self, result: dict[str, Any]) -> None:
         k = self.settings.k
-        times = [peer.ask("answer", k=k, path=str(path))["batch_s"]]
-        while len(times) < self.settings.repetitions and sum(times) < self.settings.budget_s:
-            times.append(peer.ask("batch", k=k)["batch_s"])
-        recall = metrics.recall(self.base, self.queries, self.truth, np.load(path), k)
-        point = {"setting": setting, "recall": recall, "qps": len(self.queries) / min(times)}
-        self.say(f"  {setting}: recall@{k} {recall:.4f}, {point['qps']:.0f} queries/s")
-        return point
+        if "error" in result:
+            result["points"] = []
+        for point in result["points"]:
+            found = np.load(point.pop("answer"))
+            point["recall"] = metrics.recall(self.base, self.queries, self.truth, found, k)
+            point["qps"] = len(self.queries) / min(point["times"])
+            self.say(
+                f"{result['name']} {point['setting']}: recall@{k} {point['recall']:.4f}, "
+                f"{point['qps']:.0f} queries/s"
+            )
 
 
 def table(document: dict[str, Any]) -> str:
@@ -145,6 +195,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=HERE.parent / "curves.toml")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "curves")
     parser.add_argument("--systems", nargs="+", default=["*"], help="patterns of names")
+    parser.add_argument("--store", type=Path, help="where built indexes are kept, for later runs")
+    parser.add_argument("--build-only", action="store_true", help="fill --store, search nothing")
+    parser.add_argument(
+        "--together", action="store_true", help="hold all indexes in memory and search in turns"
+    )
     parser.add_argument("--rows", type=int, help="use the first rows only")
     parser.add_argument("--threads", type=int)
     return parser.parse_args()
@@ -183,8 +238,13 @@ def main() -> int:
     path = args.out / f"{args.dataset}-{len(base)}.json"
     with tempfile.TemporaryDirectory() as folder, open(path.with_suffix(".log"), "w") as log:
         curves = Curves(settings, base, queries, log)
+        curves.interpreters |= data.get("interpreters", {})
         curves.prepare(Path(folder), args.out, args.dataset)
-        for system, search in chosen:
+        repetitions = 0 if args.build_only else settings.repetitions
+        for group in [chosen] if args.together else [[entry] for entry in chosen]:
+            results = curves.measure(group, args.store, repetitions)
+            if args.build_only:
+                continue
             document = {
                 "title": entry["title"],
                 "rows": len(base),
@@ -193,12 +253,13 @@ def main() -> int:
                 "k": settings.k,
                 "threads": settings.threads,
                 "processor": processor(),
-                "results": [curves.measure(system, search)],
+                "results": results,
             }
             old = json.loads(path.read_text()) if path.exists() else None
             document = merge(old, document)
             path.write_text(json.dumps(document, indent=1) + "\n")
             path.with_suffix(".md").write_text(text(document))
-    plots.curves(document, path.with_suffix(""))
-    print(path.with_suffix(".md"))
+    if not args.build_only:
+        plots.curves(document, path.with_suffix(""))
+        print(path.with_suffix(".md"))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,32 @@ def mixed(base: np.ndarray, rows: int, seed: int) -> np.ndarray:
     return out
 
 
+def passages(
+    base: np.ndarray, parts: int, rows: int, seed: int, first: int = 0, block: int = 8192
+) -> np.ndarray:
+    """Rows of `parts` pieces of one topic side by side, of unit length each.
+
+    A row's topic is a random row u of the base, each piece a u + (1 - a) v with another random v
+    and a between a half and 1. `first` is that of the rows to make, a multiple of `block`.
+    """
+    d = base.shape[1]
+    out = np.empty((rows, parts * d), dtype=np.float32)
+
+    def fill(at: int) -> None:
+        random = np.random.default_rng([seed, first + at])
+        part = out[at : at + block]
+        topics = base[random.integers(len(base), size=len(part))].astype(np.float32)
+        for i in range(parts):
+            share = random.uniform(0.5, 1.0, size=(len(part), 1)).astype(np.float32)
+            others = base[random.integers(len(base), size=len(part))].astype(np.float32)
+            part[:, i * d : (i + 1) * d] = share * topics + (1 - share) * others
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+
+    with ThreadPoolExecutor() as pool:  # each block has a generator of its own
+        list(pool.map(fill, range(0, rows, block)))
+    return out
+
+
 def load(
     entry: dict[str, Any], root: Path, rows: int | None = None, queries: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -107,10 +134,14 @@ def load(
             base = base[np.sort(order[held_out:])]
     if "mixed_to" in entry:
         base = mixed(base, rows or entry["mixed_to"], entry.get("seed", 1))
+    if "passages" in entry:
+        parts, seed = entry["passages"], entry.get("seed", 1)
+        base = passages(base, parts, rows or entry["rows"], seed)
+        asked = passages(asked, parts, len(asked), seed)
     base, asked = base[:rows], asked[:queries]
     if base.ndim != 2 or asked.ndim != 2 or base.shape[1] != asked.shape[1] or not len(base):
         raise DatasetError(f"base {base.shape} and queries {asked.shape} do not fit each other")
-    base, asked = base.astype(np.float32), asked.astype(np.float32)
+    base, asked = (x.astype(np.float32, copy=False) for x in (base, asked))
     if not (np.isfinite(base).all() and np.isfinite(asked).all()):
         raise DatasetError("a vector has a coordinate that is not finite")
     if entry.get("normalize", True):

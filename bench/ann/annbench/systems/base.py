@@ -43,15 +43,27 @@ class Wrapper(ABC):
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(scores, ids), both len(queries) x k, best first."""
 
+    def save(self, folder: str) -> None:
+        """Writes the index into an empty folder, for load()."""
+        raise NotImplementedError(f"{type(self).__module__} cannot be stored")
+
+    def load(self, folder: str) -> None:
+        """In place of prepare(), train() and add(): what save() wrote, by the same parameters."""
+        raise NotImplementedError(f"{type(self).__module__} cannot be stored")
+
     def size_bytes(self) -> int | None:
         """Bytes of the serialized index, all that a search needs; None if it cannot be had."""
         return None
 
 
+def index_file(folder: str) -> str:
+    return os.path.join(folder, "index")
+
+
 def saved_size(save: Any) -> int:
     """Bytes of what save(path) writes: a file or a folder."""
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "index")
+        path = index_file(folder)
         save(path)
         root = Path(path)
         files = [root] if root.is_file() else [p for p in root.rglob("*") if p.is_file()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
-from .base import Wrapper
+from .base import Wrapper, index_file
 
 
 class Index(Wrapper):
@@ -25,6 +25,9 @@ class Index(Wrapper):
 
     def add(self, base: np.ndarray) -> None:
         self.index.add(base)
+        self.set_parameters()
+
+    def set_parameters(self) -> None:
         if parameters := self.params.get("parameters"):
             faiss.ParameterSpace().set_index_parameters(self.index, parameters)
 
@@ -34,6 +37,13 @@ class Index(Wrapper):
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return self.index.search(queries, k)
+
+    def save(self, folder: str) -> None:
+        faiss.write_index(self.index, index_file(folder))
+
+    def load(self, folder: str) -> None:
+        self.index = faiss.read_index(index_file(folder))
+        self.set_parameters()
 
     def size_bytes(self) -> int:
         return faiss.serialize_index(self.index).nbytes

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import hnswlib
 import numpy as np
 
-from .base import Wrapper, saved_size
+from .base import Wrapper, index_file, saved_size
 
 
 class Index(Wrapper):
@@ -30,6 +30,15 @@ class Index(Wrapper):
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         ids, distances = self.index.knn_query(queries, k)
         return 1 - distances, ids.astype(np.int64)
+
+    def save(self, folder: str) -> None:
+        self.index.save_index(index_file(folder))
+
+    def load(self, folder: str) -> None:
+        self.index = hnswlib.Index("ip", self.d)
+        self.index.load_index(index_file(folder))
+        self.index.set_num_threads(self.threads)
+        self.index.set_ef(self.params["ef"])
 
     def size_bytes(self) -> int:
         return saved_size(self.index.save_index)

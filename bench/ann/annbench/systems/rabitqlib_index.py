@@ -7,7 +7,7 @@ from importlib.metadata import version
 import numpy as np
 import rabitqlib
 
-from .base import Wrapper, saved_size
+from .base import Wrapper, index_file, saved_size
 
 NO_ID = np.iinfo(np.uint32).max  # fewer than k answers
 
@@ -41,6 +41,12 @@ class Index(Wrapper):
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         ids, scores = self.index.search(queries, k, self.nprobe, num_threads=self.threads)
         return scores, np.where(ids == NO_ID, -1, ids.astype(np.int64))
+
+    def save(self, folder: str) -> None:
+        self.index.save(index_file(folder))
+
+    def load(self, folder: str) -> None:
+        self.index = rabitqlib.IvfIndex.load(index_file(folder))
 
     def size_bytes(self) -> int:
         return saved_size(self.index.save)

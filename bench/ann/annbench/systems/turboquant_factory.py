@@ -7,7 +7,7 @@ from importlib.metadata import version
 import numpy as np
 import turboquant
 
-from .base import Wrapper
+from .base import Wrapper, index_file
 
 
 class Index(Wrapper):
@@ -18,8 +18,8 @@ class Index(Wrapper):
     def __init__(self, d: int, threads: int, **params) -> None:
         super().__init__(d, threads, **params)
         turboquant.set_num_threads(threads)
-        self.index = turboquant.index_factory(d, params.pop("factory"), "ip")
-        self.configure(**params)
+        self.index = turboquant.index_factory(d, self.params.pop("factory"), "ip")
+        self.configure(**self.params)
 
     def configure(self, **settings) -> None:
         for name, value in settings.items():
@@ -34,6 +34,13 @@ class Index(Wrapper):
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return self.index.search(queries, k)
+
+    def save(self, folder: str) -> None:
+        turboquant.write_index(self.index, index_file(folder))
+
+    def load(self, folder: str) -> None:
+        self.index = turboquant.read_index(index_file(folder))
+        self.configure(**self.params)
 
     def size_bytes(self) -> int:
         return len(self.index.to_bytes())

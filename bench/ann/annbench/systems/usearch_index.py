@@ -7,7 +7,7 @@ from importlib.metadata import version
 import numpy as np
 from usearch.index import Index as Graph
 
-from .base import Wrapper
+from .base import Wrapper, index_file
 
 
 class Index(Wrapper):
@@ -15,7 +15,8 @@ class Index(Wrapper):
 
     version = f"usearch {version('usearch')}"
 
-    def add(self, base: np.ndarray) -> None:
+    def __init__(self, d: int, threads: int, **params) -> None:
+        super().__init__(d, threads, **params)
         self.index = Graph(
             ndim=self.d,
             metric="ip",
@@ -23,6 +24,8 @@ class Index(Wrapper):
             connectivity=self.params.get("connectivity", 16),
             expansion_search=self.params.get("expansion_search", 64),
         )
+
+    def add(self, base: np.ndarray) -> None:
         self.index.add(np.arange(len(base), dtype=np.uint64), base, threads=self.threads)
 
     def configure(self, expansion_search: int) -> None:
@@ -34,6 +37,12 @@ class Index(Wrapper):
         )
         shape = (len(queries), -1)
         return 1 - matches.distances.reshape(shape), matches.keys.reshape(shape).astype(np.int64)
+
+    def save(self, folder: str) -> None:
+        self.index.save(index_file(folder))
+
+    def load(self, folder: str) -> None:
+        self.index.load(index_file(folder))
 
     def size_bytes(self) -> int:
         return self.index.serialized_length
