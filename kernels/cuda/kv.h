@@ -31,13 +31,13 @@ inline constexpr int kKvStretches = 9;
 struct KvSide {
   std::uint32_t bits = 0;
   float unit = 0;               ///< a stored scale times this is the scale
-  std::uint32_t words[4] = {};  ///< the levels of codes 0 to 15 as bytes, see kv_level_bytes
+  std::uint32_t words[4] = {};  ///< levels of codes as bytes, see kv_set_levels
   std::int8_t levels[16] = {};
   double unit_exactly = 0;                 ///< of which unit is the float
   float thresholds[kKvStretches][8] = {};  ///< of the multiples that an encoder tries
 };
 
-/// Fills what follows from the levels: at 4 bits the bytes are level + 61.
+/// Fills what follows from the levels. Bytes of codes 0 to 7, then 15 to 8; at 4 bits level + 61.
 void kv_set_levels(KvSide& side);
 
 /// One layer of all sequences.

@@ -1,6 +1,7 @@
 // Launches of attention.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/kv_block.cuh"
@@ -11,14 +12,17 @@
 namespace turboquant::cuda {
 namespace {
 
-template <int kDim, bool kScores>
-__global__ void __launch_bounds__(kThreads, kResident<kDim>)
+template <int kDim, int kRows, bool kScores>
+__global__ void __launch_bounds__(kThreads, kResident<kDim, kRows>)
     attend_kernel(const __grid_constant__ KvLayer layer, const __grid_constant__ KvAttend attend,
                   const __grid_constant__ Shape shape) {
   extern __shared__ __align__(128) unsigned char memory[];
   let_next_start();
+#ifndef TQ_NOPRE
+  bring_nearer(layer, attend, shape);
+#endif
   wait_for_preceding();
-  Block<kDim, kScores>(layer, attend, shape, memory).run();
+  Block<kDim, kRows, kScores>(layer, attend, shape, memory).run();
 }
 
 uint32_t slot_bytes(const KvLayer& layer) {
@@ -26,11 +30,24 @@ uint32_t slot_bytes(const KvLayer& layer) {
   return std::max(f.values(), f.bytes() - f.values());
 }
 
-template <int kDim>
+template <int kDim, int kRows>
 uint32_t shared_bytes(const KvLayer& layer) {
-  const uint32_t stages =
-      std::max<uint32_t>(kWarps * kSlots<kDim> * slot_bytes(layer), kWarps * kRows * kDim * 4);
-  return (static_cast<uint32_t>(sizeof(Shared<kDim>)) + 127) / 128 * 128 + stages;
+  return (static_cast<uint32_t>(sizeof(Shared<kDim, kRows>)) + 127) / 128 * 128 +
+         kWarps * kSlots<kDim, kRows> * slot_bytes(layer);
+}
+
+// The instance for a head size and a number of rows.
+template <typename Visit>
+void visit_instance(uint32_t dim, uint32_t rows, const Visit& visit) {
+  const auto of_dim = [&](auto d) {
+    if (rows == 4) return visit(d, std::integral_constant<int, 4>());
+    if (rows == 8) return visit(d, std::integral_constant<int, 8>());
+    constexpr int kDim = decltype(d)::value;
+    if constexpr (kDim != 256) visit(d, std::integral_constant<int, 16>());
+  };
+  if (dim == 64) return of_dim(std::integral_constant<int, 64>());
+  if (dim == 128) return of_dim(std::integral_constant<int, 128>());
+  of_dim(std::integral_constant<int, 256>());
 }
 
 // How many blocks share a sequence: so many that the last wave of blocks is nearly full, and that
@@ -38,13 +55,15 @@ uint32_t shared_bytes(const KvLayer& layer) {
 Shape shape_of(const KvLayer& layer, const KvAttend& a, int device) {
   Shape shape{};
   shape.slot_bytes = slot_bytes(layer);
-  shape.row_blocks = (a.queries * layer.group + kRows - 1) / kRows;
+  const uint32_t rows = a.queries * layer.group;
+  // 16 rows of 256 channels are more than registers hold.
+  shape.rows = rows <= 4 ? 4 : rows <= 8 || layer.format.dim == 256 ? 8 : 16;
+  shape.row_blocks = (rows + shape.rows - 1) / shape.rows;
   shape.raw_parts = (layer.slots() + kRawTokens - 1) / kRawTokens;
   const DeviceProperties& properties = device_properties(device);
-  const int resident = layer.format.dim == 64    ? kResident<64>
-                       : layer.format.dim == 128 ? kResident<128>
-                                                 : kResident<256>;
-  const uint32_t room = static_cast<uint32_t>(properties.multiprocessors * resident);
+  const uint32_t room = static_cast<uint32_t>(
+      properties.multiprocessors *
+      resident(static_cast<int>(layer.format.dim), static_cast<int>(shape.rows)));
   const uint32_t bundles = layer.kv_heads * shape.row_blocks * a.sequences;
   const uint32_t tiles = (a.most_tokens + kTileTokens - 1) / kTileTokens;
   const uint32_t most = std::max(1u, std::min(1024u, tiles / kWarps));
@@ -68,19 +87,19 @@ Shape shape_of(const KvLayer& layer, const KvAttend& a, int device) {
   return shape;
 }
 
-template <int kDim, bool kScores>
+template <int kDim, int kRows, bool kScores>
 void launch_attend(const KvLayer& layer, const KvAttend& a, const Shape& shape,
                    cudaStream_t stream) {
-  const uint32_t bytes = shared_bytes<kDim>(layer);
-  TQ_CUDA(cudaFuncSetAttribute(attend_kernel<kDim, kScores>,
+  const uint32_t bytes = shared_bytes<kDim, kRows>(layer);
+  TQ_CUDA(cudaFuncSetAttribute(attend_kernel<kDim, kRows, kScores>,
                                cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(bytes)));
   // Each kernel starts while the one before it ends, and waits for it before reading what it wrote.
   dim3 grid(shape.blocks, layer.kv_heads * shape.row_blocks, a.sequences);
-  launch(attend_kernel<kDim, kScores>, "launch of attend", grid, kThreads, bytes, stream, true,
-         layer, a, shape);
+  launch(attend_kernel<kDim, kRows, kScores>, "launch of attend", grid, kThreads, bytes, stream,
+         true, layer, a, shape);
   if constexpr (!kScores) {
-    grid.x = std::min(kRows, a.queries * layer.group);
+    grid.x = std::min<uint32_t>(kRows, a.queries * layer.group);
     launch(combine_kernel<kDim>, "launch of combine", grid, kDim * kShares,
            shape.parts() * sizeof(float), stream, true, layer, a, shape);
   }
@@ -91,31 +110,29 @@ void launch_attend(const KvLayer& layer, const KvAttend& a, const Shape& shape,
 void kv_set_levels(KvSide& side) {
   for (uint32_t code = 0; code < 16; ++code) {
     const int level = side.levels[code] + (side.bits == 4 ? kLevelOffset : 0);
-    reinterpret_cast<unsigned char*>(side.words)[code] = static_cast<unsigned char>(level);
+    const uint32_t at = code < 8 ? code : 23 - code;  // the upper ones backwards: LevelBytes
+    reinterpret_cast<unsigned char*>(side.words)[at] = static_cast<unsigned char>(level);
   }
 }
 
 std::size_t kv_workspace_bytes(const KvLayer& layer, const KvAttend& attend, int device) {
   const Shape shape = shape_of(layer, attend, device);
   return static_cast<std::size_t>(attend.sequences) * layer.kv_heads * shape.row_blocks *
-         shape.parts() * kRows * (layer.format.dim + 2) * sizeof(float);
+         shape.parts() * shape.rows * (layer.format.dim + 2) * sizeof(float);
 }
 
 void kv_attend(const KvLayer& layer, const KvAttend& attend, int device, StreamPointer stream) {
   const Shape shape = shape_of(layer, attend, device);
   const auto on = static_cast<cudaStream_t>(stream);
-  const bool scores = attend.scores != nullptr;
-  switch (layer.format.dim) {
-    case 64:
-      return scores ? launch_attend<64, true>(layer, attend, shape, on)
-                    : launch_attend<64, false>(layer, attend, shape, on);
-    case 128:
-      return scores ? launch_attend<128, true>(layer, attend, shape, on)
-                    : launch_attend<128, false>(layer, attend, shape, on);
-    default:
-      return scores ? launch_attend<256, true>(layer, attend, shape, on)
-                    : launch_attend<256, false>(layer, attend, shape, on);
-  }
+  visit_instance(layer.format.dim, shape.rows, [&](auto dim, auto rows) {
+    constexpr int kDim = decltype(dim)::value;
+    constexpr int kRows = decltype(rows)::value;
+    if (attend.scores != nullptr) {
+      launch_attend<kDim, kRows, true>(layer, attend, shape, on);
+    } else {
+      launch_attend<kDim, kRows, false>(layer, attend, shape, on);
+    }
+  });
 }
 
 void synchronize_device() { TQ_CUDA(cudaDeviceSynchronize()); }

@@ -1,9 +1,9 @@
 // One block of attention over tiles of codes: its queries, its share of the tiles, its partial
 // results. kv_raw.cuh has what it does with tokens in halves, kv_tiles.cuh with tiles. One warp
-// takes whole tiles: scores by int8 products of 8 query rows with decoded keys, weights in two
-// 8-bit digits (rows 8 to 15 of the same products) with decoded values; scales outside. Every warp
-// has a ring of halves of tiles filled by asynchronous copies. Blocks leave partial sums, relative
-// to their largest scores, which kv_combine.cuh merges.
+// takes whole tiles: decoded keys are the rows of int8 products and kRows query rows their columns;
+// weights are integers of two 8-bit digits, the columns of products with decoded values, whose sums
+// stay in the accumulators. Every warp has a ring of halves of tiles filled by asynchronous copies.
+// Blocks leave partial sums, relative to their largest references, which kv_combine.cuh merges.
 #pragma once
 
 #include <cmath>
@@ -17,10 +17,8 @@ namespace {
 
 constexpr uint32_t kWarps = 4;
 constexpr uint32_t kThreads = 32 * kWarps;
-constexpr uint32_t kRows = 8;        // query rows of a block
 constexpr uint32_t kRawTokens = 64;  // of a block's raw part
 constexpr uint32_t kRawTiles = 8;    // tiles that take as long
-constexpr uint32_t kRawStride = 12;  // floats of a token's weights; 8 are used
 constexpr float kLog2E = 1.44269504f;
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: its bits plus an integer are it plus that
 constexpr int kMagicBits = 0x4b400000;
@@ -31,35 +29,41 @@ struct Shape {
   uint32_t raw_parts;
   uint32_t raw_first;  // block of the first raw part; part r is of block (raw_first + r) % blocks
   uint32_t blocks;
+  uint32_t rows;  // query rows of a block
   uint32_t row_blocks;
   uint32_t slot_bytes;
   TQ_KV_BOTH uint32_t parts() const { return splits + raw_parts; }
 };
 
-// Halves of tiles in a warp's ring, and blocks of a multiprocessor: what registers and shared
+// Blocks of a multiprocessor, and halves of tiles in a warp's ring: what registers and shared
 // memory have room for.
-template <int kDim>
-constexpr int kSlots = kDim == 128 ? 3 : 2;
-template <int kDim>
-constexpr int kResident = kDim == 64    ? 4
-                          : kDim == 128 ? 3
-                                        : 2;
+constexpr int resident(int dim, int rows) {
+  if (rows == 16) return 2;
+  if (dim == 64) return 4;
+  if (dim == 128) return rows == 4 ? 4 : 3;
+  return rows == 4 ? 2 : 1;
+}
+template <int kDim, int kRows>
+constexpr int kResident = resident(kDim, kRows);
+template <int kDim, int kRows>
+constexpr int kSlots = kRows == 16 || kResident<kDim, kRows> == 1 ? 3 : 2;
 
-template <int kDim>
+template <int kDim, int kRows>
 struct Shared {
   static constexpr int kHalfRow = kDim + 32;  // halves; no bank conflicts between rows
-  __half high[kRows][kHalfRow];               // of queries: high + low
-  __half low[kRows][kHalfRow];
+  static constexpr int kSumRow = kDim + 4;
+  __half halves[2 * kRows][kHalfRow];  // of queries: row r is the sum of rows r and kRows + r
   signed char bytes[kRows][kDim + 16];
   float steps[kRows];
   int sums[kRows];
   float raw_scores[kRows][kRawTokens + 1];
-  float raw_weights[kRawTokens][kRawStride];
+  alignas(16) float raw_weights[kRawTokens][kRows];
   uint32_t raw_slots[kRawTokens];
-  float largest[kWarps][kRows];
+  float references[kWarps][kRows];
   float totals[kWarps][kRows];
+  alignas(16) float weighted[kWarps][kRows][kSumRow];  // sums of values
   uint32_t spans[kWarps][4];
-  uint64_t barriers[kWarps][kSlots<kDim>];
+  uint64_t barriers[kWarps][kSlots<kDim, kRows>];
 };
 
 // Tokens [begin, end) that a query row sees.
@@ -75,7 +79,40 @@ __device__ __forceinline__ Range range_of(const KvAttend& a, uint32_t length, ui
   return range;
 }
 
-template <int kDim, bool kScores>
+// Tiles of the splits before x. Those that have a raw part too get fewer.
+__device__ __forceinline__ uint32_t border(const Shape& shape, uint32_t tiles, uint32_t x) {
+  const bool shared = shape.raw_first == 0 && shape.raw_parts <= shape.splits &&
+                      tiles >= 2 * kRawTiles * shape.splits;
+  const uint64_t all = tiles + (shared ? shape.raw_parts * kRawTiles : 0);
+  const uint32_t before = static_cast<uint32_t>(all * x / shape.splits);
+  return before - (shared ? min(x, shape.raw_parts) * kRawTiles : 0);
+}
+
+// While the preceding kernel ends: the state, the table and the first tile of each warp come
+// nearer. That kernel may still change them, so this is only a guess at what will be read.
+__device__ __forceinline__ void bring_nearer(const KvLayer& layer, const KvAttend& a,
+                                             const Shape& shape) {
+  if (threadIdx.x % 32 != 0 || blockIdx.x >= shape.splits || a.window != 0) return;
+  const uint32_t sequence = a.sequence[blockIdx.z];
+  const uint32_t tiles = __ldcg(&layer.states[sequence].tiles);
+  const uint32_t first = border(shape, tiles, blockIdx.x) + threadIdx.x / 32;
+  if (first >= tiles) return;
+  const uint32_t* table = layer.table + static_cast<size_t>(sequence) * layer.table_stride;
+  prefetch(layer.spans + (table + first - layer.table));
+  const uint32_t bytes = layer.format.bytes();
+  prefetch_bulk(layer.pool + (static_cast<size_t>(__ldcg(table + first)) * layer.kv_heads +
+                              blockIdx.y / shape.row_blocks) *
+                                 bytes,
+                bytes);
+}
+
+// A query row: where its tokens are, and its number in the mask.
+struct View {
+  Range range;
+  uint32_t query;
+};
+
+template <int kDim, int kRows, bool kScores>
 class Block {
  public:
   __device__ Block(const KvLayer& layer, const KvAttend& a, const Shape& shape,
@@ -83,8 +120,8 @@ class Block {
       : layer_(layer),
         a_(a),
         shape_(shape),
-        shared_(*reinterpret_cast<Shared<kDim>*>(memory)),
-        stages_(memory + (sizeof(Shared<kDim>) + 127) / 128 * 128),
+        shared_(*reinterpret_cast<Shared<kDim, kRows>*>(memory)),
+        stages_(memory + (sizeof(Shared<kDim, kRows>) + 127) / 128 * 128),
         warp_(threadIdx.x / 32),
         lane_(threadIdx.x % 32),
         copies_(shared_.barriers[warp_], lane_),
@@ -95,9 +132,6 @@ class Block {
         rows_(min(kRows, a.queries * layer.group - row0_)),
         sequence_(a.sequence[blockIdx.z]),
         state_(layer.states[sequence_]) {
-    const uint32_t row = min(row0_ + g_, a.queries * layer.group - 1);
-    query_ = row / layer.group;
-    mine_ = range_of(a, state_.length, query_);
     const Range first = range_of(a, state_.length, row0_ / layer.group);
     const Range last = range_of(a, state_.length, (row0_ + rows_ - 1) / layer.group);
     all_ = {last.begin, first.end};
@@ -112,7 +146,7 @@ class Block {
     if (sound && blockIdx.x < shape_.splits) tiles_of_split(begin, end);
     first_ = begin + warp_;
     count_ = first_ < end ? (end - first_ + kWarps - 1) / kWarps : 0;
-    for (int h = 0; h < kSlots<kDim>; ++h) issue(h);
+    for (int h = 0; h < kSlots<kDim, kRows>; ++h) issue(h);
     for (uint32_t r = (blockIdx.x + shape_.blocks - shape_.raw_first) % shape_.blocks;
          r < shape_.raw_parts; r += shape_.blocks) {
       store_queries(false);
@@ -122,6 +156,11 @@ class Block {
     }
     if (blockIdx.x >= shape_.splits) return;
     store_queries(true);
+    if constexpr (!kScores) {
+      for (uint32_t i = lane_; i < kRows * shared_.kSumRow; i += 32) {
+        shared_.weighted[warp_][0][i] = 0;
+      }
+    }
     __syncthreads();
     loop();
     if constexpr (!kScores) finish();
@@ -143,21 +182,12 @@ class Block {
         }
       }
     }
-    begin = from + border(state_.tiles - from, blockIdx.x);
-    end = from + border(state_.tiles - from, blockIdx.x + 1);
-  }
-
-  // Tiles of the splits before x. Those that have a raw part too get fewer.
-  __device__ uint32_t border(uint32_t tiles, uint32_t x) const {
-    const bool shared = shape_.raw_first == 0 && shape_.raw_parts <= shape_.splits &&
-                        tiles >= 2 * kRawTiles * shape_.splits;
-    const uint64_t all = tiles + (shared ? shape_.raw_parts * kRawTiles : 0);
-    const uint32_t before = static_cast<uint32_t>(all * x / shape_.splits);
-    return before - (shared ? min(x, shape_.raw_parts) * kRawTiles : 0);
+    begin = from + border(shape_, state_.tiles - from, blockIdx.x);
+    end = from + border(shape_, state_.tiles - from, blockIdx.x + 1);
   }
 
   __device__ unsigned char* slot(uint32_t h) const {
-    return stages_ + (warp_ * kSlots<kDim> + h % kSlots<kDim>)*shape_.slot_bytes;
+    return stages_ + (warp_ * kSlots<kDim, kRows> + h % kSlots<kDim, kRows>)*shape_.slot_bytes;
   }
 
   // Starts the copy of half h of this warp's tiles: keys, values, keys, ...
@@ -218,6 +248,12 @@ class Block {
     }
   }
 
+  // Halves of rows lie so that those of two products of half_dots are pairs of registers.
+  __device__ static constexpr uint32_t spread(uint32_t channel) {
+    const uint32_t pair = channel / 2 % 4;
+    return channel / 8 * 8 + (pair % 2 * 2 + pair / 2) * 2 + channel % 2;
+  }
+
   // The queries as sums of two halves, rotated or not; rotated ones as int8 too.
   __device__ void store_queries(bool rotated) {
 #pragma unroll
@@ -233,8 +269,9 @@ class Block {
 #pragma unroll
       for (int e = 0; e < kEach; ++e) {
         const __half high = __float2half_rn(x[e]);
-        shared_.high[r][lane_ * kEach + e] = high;
-        shared_.low[r][lane_ * kEach + e] = __float2half_rn(x[e] - __half2float(high));
+        const uint32_t at = spread(lane_ * kEach + e);
+        shared_.halves[r][at] = high;
+        shared_.halves[kRows + r][at] = __float2half_rn(x[e] - __half2float(high));
       }
     }
   }
@@ -264,33 +301,44 @@ class Block {
     }
   }
 
-  // Products of the rows' queries with vectors of halves, 8 at a time: lane (g, t) gives the
-  // 16-byte chunks t, t + 4, ... of vector g. Results: row g, vectors 2t and 2t + 1.
+  // Products of queries with vectors of halves, 8 rows from `row` on and 8 vectors at a time: lane
+  // (g, t) gives the 16-byte chunks t, t + 4, ... of vector g. Results: row g, vectors 2t and
+  // 2t + 1.
   template <typename Chunk>
-  __device__ __forceinline__ void half_dots(const Chunk& chunk, float& first, float& second) const {
+  __device__ __forceinline__ void half_dots(uint32_t row, const Chunk& chunk, float& first,
+                                            float& second) const {
     float sums[4] = {};
 #pragma unroll
     for (int c = 0; c < kDim / 32; ++c) {
       const uint4 b = chunk(4 * c + t_);
-      const uint4 high = *reinterpret_cast<const uint4*>(&shared_.high[g_][(4 * c + t_) * 8]);
-      const uint4 low = *reinterpret_cast<const uint4*>(&shared_.low[g_][(4 * c + t_) * 8]);
-      mma_half(sums, high.x, low.x, high.y, low.y, b.x, b.y);
-      mma_half(sums, high.z, low.z, high.w, low.w, b.z, b.w);
+      const uint4 high = query_chunk(row, c);
+      const uint4 low = query_chunk(kRows + row, c);
+      mma_half(sums, high.x, low.x, high.z, low.z, b.x, b.y);
+      mma_half(sums, high.y, low.y, high.w, low.w, b.z, b.w);
     }
     first = sums[0] + sums[2];
     second = sums[1] + sums[3];
   }
+  __device__ __forceinline__ uint4 query_chunk(uint32_t row, int c) const {
+    return *reinterpret_cast<const uint4*>(&shared_.halves[row][(4 * c + t_) * 8]);
+  }
+
+  __device__ View view_of(uint32_t r) const {
+    const uint32_t query = min(row0_ + r, a_.queries * layer_.group - 1) / layer_.group;
+    return {range_of(a_, state_.length, query), query};
+  }
 
   // What softcap, mask, causality and window make of a score in units of log 2.
-  __device__ float limited(float score, uint32_t position) const {
+  __device__ float limited(const View& view, float score, uint32_t position) const {
     if (a_.softcap != 0) {
       score = a_.softcap * kLog2E * tanhf(score / (kLog2E * a_.softcap));
     }
-    if (position < mine_.begin || position >= mine_.end) return -INFINITY;
+    if (position < view.range.begin || position >= view.range.end) return -INFINITY;
     if (a_.mask != nullptr) {
-      score += kLog2E *
-               a_.mask[(static_cast<size_t>(blockIdx.z) * a_.queries + query_) * a_.mask_stride +
-                       position];
+      score +=
+          kLog2E *
+          a_.mask[(static_cast<size_t>(blockIdx.z) * a_.queries + view.query) * a_.mask_stride +
+                  position];
     }
     return score;
   }
@@ -299,6 +347,7 @@ class Block {
 
   __device__ const __half* raw_row(uint32_t slot, uint32_t side) const;
   __device__ void raw_part(uint32_t part, bool sound);
+  __device__ void raw_keys(uint32_t begin, uint32_t n);
   __device__ void raw_softmax(uint32_t r, uint32_t part, uint32_t n);
   __device__ void raw_values(uint32_t part, uint32_t n);
 
@@ -316,90 +365,63 @@ class Block {
     return reinterpret_cast<float2*>(behind) + part_number(part) * kRows;
   }
 
-  __device__ void store_score(uint32_t position, float score) const {
-    reinterpret_cast<__half*>(a_.scores)[row_of(g_) * a_.score_stride + position] =
+  __device__ void store_score(uint32_t r, uint32_t position, float score) const {
+    reinterpret_cast<__half*>(a_.scores)[row_of(r) * a_.score_stride + position] =
         __float2half_rn(score * (1 / kLog2E));
   }
 
   // ---- tiles: kv_tiles.cuh ----
 
+  // Products have 8 columns. With 4 rows, columns 4 to 7 of keys are those rows again, and lane
+  // (g, t) takes half of the tokens; of values they are the low digits. Lane (g, t) has the rows
+  // 8 n + column() + e, e = 0 and 1, of every n < kColumns, and kTokens tokens from token() on.
+  static constexpr int kColumns = kRows < 8 ? 1 : kRows / 8;
+  static constexpr int kTokens = kRows < 8 ? 4 : 8;
+  static constexpr int kPlanes = kRows < 8 ? 1 : 2;  // of digits: accumulators of a column
+  __device__ __forceinline__ uint32_t column() const { return kRows < 8 ? t_ % 2 * 2 : t_ * 2; }
+  __device__ __forceinline__ uint32_t token() const {
+    return 8 * g_ + (kRows < 8 ? t_ / 2 * 4 : 0);
+  }
+  using Scores = float[2 * kColumns][kTokens];
+  using Digits = uint32_t[kColumns][kPlanes][4];
+
   __device__ void loop();
+  __device__ __forceinline__ void mean_dots(const unsigned char* tile,
+                                            float (&means)[2 * kColumns]) const;
   template <int kBits>
   __device__ __forceinline__ void key_products(const unsigned char* tile,
-                                               const uint32_t (&operands)[kDim / 32][2], float step,
-                                               int bias, float (&scores)[16]) const;
-  __device__ __forceinline__ void limit_tile(uint32_t span, float (&scores)[16]) const;
-  __device__ void store_scores(uint32_t span, const float (&scores)[16]) const;
-  __device__ __forceinline__ float weigh(const unsigned char* tile, float (&scores)[16],
-                                         uint32_t (&digits)[2][4]);
+                                               const uint32_t (&operands)[kColumns][kDim / 32][2],
+                                               Scores& scores) const;
+  __device__ __forceinline__ void limit_tile(uint32_t span, Scores& scores) const;
+  __device__ void store_scores(uint32_t span, const Scores& scores) const;
+  __device__ __forceinline__ void weigh(const unsigned char* tile, uint32_t number,
+                                        const Scores& scores, Digits& digits);
+  __device__ __forceinline__ void raise(const Scores& scores, const float (&scales)[kTokens]);
+  __device__ __forceinline__ void flush(const float (&shrink)[2 * kColumns]);
   template <int kBits>
-  __device__ __forceinline__ void value_products(const unsigned char* tile,
-                                                 const uint32_t (&digits)[2][4], float factor);
-
-  // The warps' sums become the block's.
-  __device__ void finish() {
-#pragma unroll
-    for (int span = 1; span < 4; span *= 2) total_ += __shfl_xor_sync(~0u, total_, span);
-    if (t_ == 0) {
-      shared_.largest[warp_][g_] = largest_;
-      shared_.totals[warp_][g_] = total_;
-    }
-    __syncthreads();
-    float largest = shared_.largest[0][g_];
-#pragma unroll
-    for (uint32_t w = 1; w < kWarps; ++w) largest = fmaxf(largest, shared_.largest[w][g_]);
-    const float factor = largest_ == -INFINITY ? 0 : exp2_fast(largest_ - largest);
-    float* buffer = reinterpret_cast<float*>(stages_);
-#pragma unroll
-    for (int j = 0; j < kDim / 8; ++j) {
-      *reinterpret_cast<float2*>(&buffer[(warp_ * kRows + g_) * kDim + 8 * j + 2 * t_]) = {
-          sums_[2 * j] * factor, sums_[2 * j + 1] * factor};
-    }
-    if (warp_ == 0 && t_ == 0 && g_ < rows_) {
-      float total = 0;
-#pragma unroll
-      for (uint32_t w = 0; w < kWarps; ++w) {
-        const float of_warp = shared_.largest[w][g_];
-        if (of_warp != -INFINITY) total += shared_.totals[w][g_] * exp2_fast(of_warp - largest);
-      }
-      largest_and_total(blockIdx.x)[g_] = {largest, total};
-    }
-    __syncthreads();
-    float4* out = reinterpret_cast<float4*>(partial(blockIdx.x));
-    const float4* from = reinterpret_cast<const float4*>(buffer);
-    for (uint32_t i = threadIdx.x; i < rows_ * kDim / 4; i += kThreads) {
-      float4 sum = from[i];
-#pragma unroll
-      for (uint32_t w = 1; w < kWarps; ++w) {
-        const float4 more = from[w * kRows * kDim / 4 + i];
-        sum.x += more.x;
-        sum.y += more.y;
-        sum.z += more.z;
-        sum.w += more.w;
-      }
-      out[i] = sum;
-    }
-  }
+  __device__ __forceinline__ void value_products(const unsigned char* tile, const Digits& digits);
+  __device__ void finish();
 
   const KvLayer& layer_;
   const KvAttend& a_;
   const Shape& shape_;
-  Shared<kDim>& shared_;
+  Shared<kDim, kRows>& shared_;
   unsigned char* const stages_;
   const uint32_t warp_, lane_;
-  CopyRing<kSlots<kDim>> copies_;
+  CopyRing<kSlots<kDim, kRows>> copies_;
   const uint32_t g_, t_;
   const uint32_t head_, row0_, rows_, sequence_;
   const KvState state_;
-  uint32_t query_ = 0;
-  Range mine_{}, all_{}, any_{};    // what row g sees, all rows see, any row sees
+  Range all_{}, any_{};             // what all rows see, any row sees
   uint32_t first_ = 0, count_ = 0;  // this warp's tiles: first_, first_ + kWarps, ...
   uint32_t numbers_ = 0, spans_ = 0;
   float factors_[2][kEach];  // of the rotation
   float plain_[kRowsOfWarp][kEach];
-  float sums_[kDim / 4] = {};
-  float largest_ = -INFINITY;
-  float total_ = 0;
+  // Weights count 2 ^ -reference; accumulators are what shared_.weighted lacks.
+  float references_[2 * kColumns];
+  float totals_[2 * kColumns];
+  Quad sums_[kColumns][kPlanes][kDim / 16];
+  Quad counts_[kColumns][kPlanes];  // sums of digits
 };
 
 }  // namespace

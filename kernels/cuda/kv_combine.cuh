@@ -20,15 +20,15 @@ __global__ void __launch_bounds__(kDim* kShares)
   const uint32_t row = blockIdx.x;
   const uint32_t y = blockIdx.y;
   const uint32_t z = blockIdx.z;
-  const uint32_t in_head = y % shape.row_blocks * kRows + row;
+  const uint32_t in_head = y % shape.row_blocks * shape.rows + row;
   if (in_head >= a.queries * layer.group) return;
   const uint32_t head = y / shape.row_blocks * layer.group + in_head % layer.group;
   const uint32_t parts = shape.parts();
   const size_t part0 = (static_cast<size_t>(z) * gridDim.y + y) * parts;
   const float2* pairs =
       reinterpret_cast<const float2*>(a.workspace + static_cast<size_t>(gridDim.z) * gridDim.y *
-                                                        parts * kRows * kDim) +
-      part0 * kRows + row;
+                                                        parts * shape.rows * kDim) +
+      part0 * shape.rows + row;
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t lane = threadIdx.x % 32;
   constexpr uint32_t kWarpsHere = kDim * kShares / 32;
@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kDim* kShares)
   constexpr uint32_t kAhead = 8;
   const uint32_t d = threadIdx.x % kDim;
   const uint32_t share = threadIdx.x / kDim;
-  const float* from = a.workspace + (part0 * kRows + row) * kDim + d;
-  const auto part = [&](uint32_t p) { return from[static_cast<size_t>(p) * kRows * kDim]; };
+  const float* from = a.workspace + (part0 * shape.rows + row) * kDim + d;
+  const auto part = [&](uint32_t p) { return from[static_cast<size_t>(p) * shape.rows * kDim]; };
   float ahead[kAhead];
 #pragma unroll
   for (uint32_t i = 0; i < kAhead; ++i) {
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kDim* kShares)
 
   float largest = sink;
   for (uint32_t p = threadIdx.x; p < parts; p += blockDim.x) {
-    const float2 pair = pairs[p * kRows];
+    const float2 pair = pairs[p * shape.rows];
     if (pair.y > 0) largest = fmaxf(largest, pair.x);
   }
   for (int span = 1; span < 32; span *= 2) {
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kDim* kShares)
   for (uint32_t w = 0; w < kWarpsHere; ++w) largest = fmaxf(largest, reduced[0][w]);
   float total = 0;
   for (uint32_t p = threadIdx.x; p < parts; p += blockDim.x) {
-    const float2 pair = pairs[p * kRows];
+    const float2 pair = pairs[p * shape.rows];
     const float weight = pair.y > 0 ? exp2_fast(pair.x - largest) : 0;
     weights[p] = weight;
     total += weight * pair.y;

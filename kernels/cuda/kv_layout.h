@@ -2,8 +2,8 @@
 //
 // A tile: key codes, 64 key scales, the mean of the keys (dim halves), value codes, 64 value
 // scales; scales and means as in docs/kv_format.md. Codes are in the order in which a warp loads
-// fragments of m16n8k32 products: lane (g, t) = (lane / 4, lane % 4) needs 8 codes of column g for
-// each.
+// them for m16n8k32 products whose rows they are: lane (g, t) = (lane / 4, lane % 4) needs 8 codes
+// of row g and 8 of row g + 8 for each.
 #pragma once
 
 #include <cstddef>
@@ -40,18 +40,20 @@ struct KvPlace {
   std::uint32_t channel;
 };
 
-/// Fragment f of a side has columns of 8 tokens and 32 channels (keys), or 8 channels and 32 tokens
-/// (values). Each lane has neighbours: 8 channels, or 8 tokens.
+/// A fragment is half of the rows of a product: 8 tokens and 32 channels (keys), or 8 channels and
+/// 32 tokens (values). Row g + 8 h of the m-th 16 tokens of keys is token 8 g + 4 h + m. The order
+/// of the tokens of values is that in which weights lie in a warp after one transposition.
 TQ_KV_BOTH inline KvPlace kv_place(bool keys, std::uint32_t dim, std::uint32_t fragment,
                                    std::uint32_t lane, std::uint32_t i) {
   const std::uint32_t g = lane / 4;
   const std::uint32_t t = lane % 4;
   if (keys) {
-    const std::uint32_t column = fragment / (dim / 32);
+    const std::uint32_t half = fragment / (dim / 32);
     const std::uint32_t step = fragment % (dim / 32);
-    return {16 * (g / 2) + 2 * column + g % 2, t * (dim / 4) + 8 * step + i};
+    return {8 * g + 4 * (half % 2) + half / 2, t * (dim / 4) + 8 * step + i};
   }
-  return {16 * t + 8 * (fragment % 2) + i, 8 * (fragment / 2) + g};
+  return {16 * t + 8 * (i / 2 % 2) + 4 * (i % 2) + 2 * (fragment % 2) + i / 4,
+          8 * (fragment / 2) + g};
 }
 
 /// Four fragments of a lane are `bits` words, and those of four such units lie together, so that a

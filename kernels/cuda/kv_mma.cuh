@@ -14,7 +14,7 @@ struct Quad {
   int x, y, z, w;
 };
 
-// a: 16 rows x 32, int8 queries or unsigned digits of weights; b: 32 x 8 level bytes.
+// a: 16 rows x 32 of level bytes; b: 32 x 8, int8 queries or unsigned digits of weights.
 template <bool kSignedA, bool kSignedB>
 __device__ __forceinline__ Quad mma_int8(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Quad c) {
   Quad d;
@@ -53,11 +53,33 @@ __device__ __forceinline__ uint32_t permute(uint32_t low, uint32_t high, uint32_
   return result;
 }
 
+// The transpose of an 8 x 8 matrix of 16-bit elements; lane (g, t) has columns 2t and 2t + 1 of
+// row g.
+__device__ __forceinline__ uint32_t transpose(uint32_t pair) {
+  uint32_t result;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+  return result;
+}
+
+// A half of a word or its complement by the multiplier, since the units that do logic are the busy
+// ones. Bits above 16 are anything.
+template <int kHalf, bool kComplement>
+__device__ __forceinline__ uint32_t half_word(uint32_t word) {
+  if constexpr (kHalf == 0 && !kComplement) return word;
+  uint32_t result;
+  constexpr uint32_t kFactors = (kComplement ? 0xff : 0x01) << (8 * kHalf);
+  asm("dp2a.lo.u32.s32 %0, %1, %2, %3;"
+      : "=r"(result)
+      : "r"(word), "r"(kFactors), "r"(kComplement ? ~0u : 0u));
+  return result;
+}
+
 // Codes of fragments to bytes, four at a time. A byte permutation takes hexadecimal digits as
 // selectors: 0 to 7 choose, and 8 to 15 give the chosen byte's sign, which is 0 for level + 61, so
-// that two of them, the second with its selectors' fourth bits flipped, together look up 16 levels.
+// that two of them, the second with the digits' complement, together look up 16 levels.
 template <int kBits>
-struct LevelBytes {
+class LevelBytes {
+ public:
   uint32_t words[kBits == 4 ? 4 : (kBits == 3 ? 2 : 1)];
 
   __device__ __forceinline__ explicit LevelBytes(const uint32_t (&from)[4]) {
@@ -65,20 +87,24 @@ struct LevelBytes {
     for (int i = 0; i < static_cast<int>(sizeof words / 4); ++i) words[i] = from[i];
   }
 
-  __device__ __forceinline__ uint32_t four(uint32_t digits, uint32_t flipped) const {
-    if constexpr (kBits == 4) {
-      return permute(words[0], words[1], digits) | permute(words[2], words[3], flipped);
-    } else if constexpr (kBits == 3) {
-      return permute(words[0], words[1], digits);
-    } else {
-      return permute(words[0], 0, digits);
-    }
+  __device__ __forceinline__ void eight(uint32_t digits, uint32_t& first, uint32_t& second) const {
+    first = four<0>(digits);
+    second = four<1>(digits);
   }
 
-  __device__ __forceinline__ void eight(uint32_t digits, uint32_t& b0, uint32_t& b1) const {
-    const uint32_t flipped = kBits == 4 ? digits ^ 0x88888888u : 0;
-    b0 = four(digits, flipped);
-    b1 = four(digits >> 16, flipped >> 16);
+ private:
+  template <int kHalf>
+  __device__ __forceinline__ uint32_t four(uint32_t digits) const {
+    const uint32_t half = half_word<kHalf, false>(digits);
+    if constexpr (kBits == 4) {
+      const uint32_t lower = permute(words[0], words[1], half);
+      const uint32_t upper = permute(words[2], words[3], half_word<kHalf, true>(digits));
+      return lower | upper;
+    } else if constexpr (kBits == 3) {
+      return permute(words[0], words[1], half);
+    } else {
+      return permute(words[0], 0, half);
+    }
   }
 };
 
@@ -122,6 +148,32 @@ __device__ __forceinline__ void load_digits(const unsigned char* group, uint32_t
 #pragma unroll
     for (int f = 0; f < 4; ++f) digits[4 * u + f] = of_unit[f];
   }
+}
+
+// Scales of kTokens neighbours, from a multiple of kTokens on.
+template <int kTokens>
+__device__ __forceinline__ void load_scales(const unsigned char* from, float (&scales)[kTokens]) {
+  struct alignas(2 * kTokens) Halves {
+    __half2 pairs[kTokens / 2];
+  };
+  const Halves halves = *reinterpret_cast<const Halves*>(from);
+#pragma unroll
+  for (int i = 0; i < kTokens / 2; ++i) {
+    const float2 two = __half22float2(halves.pairs[i]);
+    scales[2 * i] = two.x;
+    scales[2 * i + 1] = two.y;
+  }
+}
+
+// To the L2 cache: a line, or from compute capability 9.0 on `bytes`, a multiple of 16.
+__device__ __forceinline__ void prefetch(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+__device__ __forceinline__ void prefetch_bulk([[maybe_unused]] const void* from,
+                                              [[maybe_unused]] uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
+#endif
 }
 
 // A ring of kSlots pieces of shared memory of one warp that copies fill in order. From compute

@@ -6,16 +6,16 @@
 namespace turboquant::cuda {
 namespace {
 
-template <int kDim, bool kScores>
-__device__ const __half* Block<kDim, kScores>::raw_row(uint32_t slot, uint32_t side) const {
+template <int kDim, int kRows, bool kScores>
+__device__ const __half* Block<kDim, kRows, kScores>::raw_row(uint32_t slot, uint32_t side) const {
   return reinterpret_cast<const __half*>(layer_.raw) +
          (((static_cast<size_t>(sequence_) * layer_.slots() + slot) * 2 + side) * layer_.kv_heads +
           head_) *
              kDim;
 }
 
-template <int kDim, bool kScores>
-__device__ void Block<kDim, kScores>::raw_part(uint32_t part, bool sound) {
+template <int kDim, int kRows, bool kScores>
+__device__ void Block<kDim, kRows, kScores>::raw_part(uint32_t part, bool sound) {
   const uint32_t all = sound ? state_.sinks + state_.tail : 0;
   const uint32_t begin = min(part * kRawTokens, all);
   const uint32_t n = min(kRawTokens, all - begin);
@@ -26,24 +26,7 @@ __device__ void Block<kDim, kScores>::raw_part(uint32_t part, bool sound) {
                          : layer_.sink_tokens + (state_.head + i - state_.sinks) % layer_.ring();
   }
   __syncthreads();
-  for (uint32_t tile = warp_ * 2; n > 0 && tile < warp_ * 2 + 2; ++tile) {
-    const uint4* keys =
-        reinterpret_cast<const uint4*>(raw_row(shared_.raw_slots[tile * 8 + g_], 0));
-    float scores[2];
-    half_dots([&](uint32_t chunk) { return keys[chunk]; }, scores[0], scores[1]);
-#pragma unroll
-    for (uint32_t e = 0; e < 2; ++e) {
-      const uint32_t i = tile * 8 + 2 * t_ + e;
-      const uint32_t token = begin + i;
-      const uint32_t position =
-          token < state_.sinks ? token : state_.length - state_.tail + token - state_.sinks;
-      const float score = i < n ? limited(scores[e] * kLog2E, position) : -INFINITY;
-      shared_.raw_scores[g_][i] = score;
-      if constexpr (kScores) {
-        if (i < n && g_ < rows_) store_score(position, score);
-      }
-    }
-  }
+  if (n > 0) raw_keys(begin, n);
   if constexpr (kScores) return;
   __syncthreads();
   for (int k = 0; k < kRowsOfWarp; ++k) raw_softmax(warp_ * kRowsOfWarp + k, part, n);
@@ -51,8 +34,44 @@ __device__ void Block<kDim, kScores>::raw_part(uint32_t part, bool sound) {
   if (n > 0) raw_values(part, n);
 }
 
-template <int kDim, bool kScores>
-__device__ void Block<kDim, kScores>::raw_softmax(uint32_t r, uint32_t part, uint32_t n) {
+template <int kDim, int kRows, bool kScores>
+__device__ void Block<kDim, kRows, kScores>::raw_keys(uint32_t begin, uint32_t n) {
+  if constexpr (!kScores) {  // values are needed later
+    for (uint32_t i = threadIdx.x; i < n * (kDim / 64); i += kThreads) {
+      prefetch(raw_row(shared_.raw_slots[i / (kDim / 64)], 1) + i % (kDim / 64) * 64);
+    }
+  }
+#pragma unroll
+  for (uint32_t more = 0; more < kRawTokens / 8 / kWarps; ++more) {
+    const uint32_t tile = warp_ * (kRawTokens / 8 / kWarps) + more;
+    const uint4* keys =
+        reinterpret_cast<const uint4*>(raw_row(shared_.raw_slots[tile * 8 + g_], 0));
+#pragma unroll
+    for (uint32_t n_rows = 0; n_rows < kRows; n_rows += 8) {
+      const uint32_t row = n_rows + g_ % kRows;
+      float scores[2];
+      half_dots(
+          row, [&](uint32_t chunk) { return keys[chunk]; }, scores[0], scores[1]);
+      if (g_ >= kRows) continue;
+      const View view = view_of(row);
+#pragma unroll
+      for (uint32_t e = 0; e < 2; ++e) {
+        const uint32_t i = tile * 8 + 2 * t_ + e;
+        const uint32_t token = begin + i;
+        const uint32_t position =
+            token < state_.sinks ? token : state_.length - state_.tail + token - state_.sinks;
+        const float score = i < n ? limited(view, scores[e] * kLog2E, position) : -INFINITY;
+        shared_.raw_scores[row][i] = score;
+        if constexpr (kScores) {
+          if (i < n && row < rows_) store_score(row, position, score);
+        }
+      }
+    }
+  }
+}
+
+template <int kDim, int kRows, bool kScores>
+__device__ void Block<kDim, kRows, kScores>::raw_softmax(uint32_t r, uint32_t part, uint32_t n) {
   const float a = n > 0 ? shared_.raw_scores[r][lane_] : -INFINITY;
   const float b = n > 0 ? shared_.raw_scores[r][lane_ + 32] : -INFINITY;
   float largest = fmaxf(a, b);
@@ -71,23 +90,21 @@ __device__ void Block<kDim, kScores>::raw_softmax(uint32_t r, uint32_t part, uin
   if (lane_ == 0 && r < rows_) largest_and_total(shape_.splits + part)[r] = {largest, total};
 }
 
-template <int kDim, bool kScores>
-__device__ void Block<kDim, kScores>::raw_values(uint32_t part, uint32_t n) {
+template <int kDim, int kRows, bool kScores>
+__device__ void Block<kDim, kRows, kScores>::raw_values(uint32_t part, uint32_t n) {
   for (uint32_t d = threadIdx.x; d < kDim; d += kThreads) {
     float sums[kRows] = {};
-#pragma unroll 16
+#pragma unroll(kRows < 16 ? 32 : 16)
     for (uint32_t i = 0; i < n; ++i) {
       const float value = __half2float(raw_row(shared_.raw_slots[i], 1)[d]);
-      const float4 w0 = *reinterpret_cast<const float4*>(&shared_.raw_weights[i][0]);
-      const float4 w1 = *reinterpret_cast<const float4*>(&shared_.raw_weights[i][4]);
-      sums[0] = fmaf(w0.x, value, sums[0]);
-      sums[1] = fmaf(w0.y, value, sums[1]);
-      sums[2] = fmaf(w0.z, value, sums[2]);
-      sums[3] = fmaf(w0.w, value, sums[3]);
-      sums[4] = fmaf(w1.x, value, sums[4]);
-      sums[5] = fmaf(w1.y, value, sums[5]);
-      sums[6] = fmaf(w1.z, value, sums[6]);
-      sums[7] = fmaf(w1.w, value, sums[7]);
+#pragma unroll
+      for (uint32_t r = 0; r < kRows; r += 4) {
+        const float4 w = *reinterpret_cast<const float4*>(&shared_.raw_weights[i][r]);
+        sums[r] = fmaf(w.x, value, sums[r]);
+        sums[r + 1] = fmaf(w.y, value, sums[r + 1]);
+        sums[r + 2] = fmaf(w.z, value, sums[r + 2]);
+        sums[r + 3] = fmaf(w.w, value, sums[r + 3]);
+      }
     }
     float* out = partial(shape_.splits + part);
 #pragma unroll

@@ -6,113 +6,181 @@
 namespace turboquant::cuda {
 namespace {
 
-template <int kDim, bool kScores>
-__device__ void Block<kDim, kScores>::loop() {
-  // Operands of the queries: row g, a quarter of the channels, 8 of them a step.
-  uint32_t operands[kDim / 32][2];
+// A weight of n is the float 2^15 + n, whose bytes 1 and 2 are the two digits of n rounded down.
+// What is added before that spreads between 0 and 1 over the tokens, so that sums of many weights
+// that are less than 1 are right on average.
+constexpr int kWeightBits = 0x47000000;         // the bits of 2^15; a unit is bit 8
+constexpr int kWeightEnd = 0x47800000;          // of 2^16
+constexpr float kLargestWeight = 13;            // log2 of the largest one where references are set
+constexpr float kNoReference = -1e30f;          // finite: differences to it never are no numbers
+constexpr float kSmallestScale = 5.96e-8f;      // of a half; for logarithms
+constexpr uint32_t kTilesBetweenFlushes = 512;  // 64 x 255 x 122 each, below 2^31
+
+template <int kDim, int kRows, bool kScores>
+__device__ void Block<kDim, kRows, kScores>::loop() {
+  // Operands of the queries: column g, a quarter of the channels, 8 of them a step.
+  uint32_t operands[kColumns][kDim / 32][2];
 #pragma unroll
-  for (int s = 0; s < kDim / 32; ++s) {
-    const uint2 eight =
-        *reinterpret_cast<const uint2*>(&shared_.bytes[g_][t_ * (kDim / 4) + 8 * s]);
-    operands[s][0] = eight.x;
-    operands[s][1] = eight.y;
+  for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+    for (int s = 0; s < kDim / 32; ++s) {
+      const uint2 eight = *reinterpret_cast<const uint2*>(
+          &shared_.bytes[8 * n + g_ % kRows][t_ * (kDim / 4) + 8 * s]);
+      operands[n][s][0] = eight.x;
+      operands[n][s][1] = eight.y;
+    }
   }
-  const float step = shared_.steps[g_] * layer_.keys.unit * kLog2E;
-  const int bias = kMagicBits - (layer_.keys.bits == 4 ? kLevelOffset * shared_.sums[g_] : 0);
+#pragma unroll
+  for (int r = 0; r < 2 * kColumns; ++r) {
+    references_[r] = kNoReference;
+    totals_[r] = 0;
+  }
   uint32_t h = 0;
+#pragma unroll 1
   for (uint32_t tile = 0; tile < count_; ++tile) {
     copies_.wait(h);
-    float scores[16];
+    Scores scores;
     const uint32_t span = shared_.spans[warp_][tile % 4];
     switch (layer_.keys.bits) {
       case 4:
-        key_products<4>(slot(h), operands, step, bias, scores);
+        key_products<4>(slot(h), operands, scores);
         break;
       case 3:
-        key_products<3>(slot(h), operands, step, bias, scores);
+        key_products<3>(slot(h), operands, scores);
         break;
       default:
-        key_products<2>(slot(h), operands, step, bias, scores);
+        key_products<2>(slot(h), operands, scores);
     }
     limit_tile(span, scores);
     __syncwarp();
-    issue(h + kSlots<kDim>);
+    issue(h + kSlots<kDim, kRows>);
     ++h;
     if constexpr (kScores) {
       store_scores(span, scores);
       continue;
     }
     copies_.wait(h);
-    uint32_t digits[2][4];
-    const float factor = weigh(slot(h), scores, digits);
+    Digits digits;
+    weigh(slot(h), tile, scores, digits);
     switch (layer_.values.bits) {
       case 4:
-        value_products<4>(slot(h), digits, factor);
+        value_products<4>(slot(h), digits);
         break;
       case 3:
-        value_products<3>(slot(h), digits, factor);
+        value_products<3>(slot(h), digits);
         break;
       default:
-        value_products<2>(slot(h), digits, factor);
+        value_products<2>(slot(h), digits);
     }
     __syncwarp();
-    issue(h + kSlots<kDim>);
+    issue(h + kSlots<kDim, kRows>);
     ++h;
   }
 }
 
-// Scores, in units of log 2, of row g and tokens 16 t to 16 t + 15.
-template <int kDim, bool kScores>
-template <int kBits>
-__device__ __forceinline__ void Block<kDim, kScores>::key_products(
-    const unsigned char* tile, const uint32_t (&operands)[kDim / 32][2], float step, int bias,
-    float (&scores)[16]) const {
-  const LevelBytes<kBits> levels(layer_.keys.words);
-  float mean = 0;
-  if (layer_.centre) {
-    float same;
-    const uint4* means = reinterpret_cast<const uint4*>(tile + layer_.format.mean());
-    half_dots([&](uint32_t chunk) { return means[chunk]; }, mean, same);
-    mean *= kLog2E;
-  }
-  const uint4* scale_chunks =
-      reinterpret_cast<const uint4*>(tile + layer_.format.key_scales() + 32 * t_);
-  const Quad start = {bias, bias, 0, 0};
-  Quad dots{};
+// Of this lane's rows with the mean of a tile: that is in all rows of the first operand, its chunks
+// being whole operands of two products.
+template <int kDim, int kRows, bool kScores>
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::mean_dots(
+    const unsigned char* tile, float (&means)[2 * kColumns]) const {
+  const uint4* chunks = reinterpret_cast<const uint4*>(tile + layer_.format.mean());
+  float even[kColumns][4] = {};
+  float odd[kColumns][4] = {};
 #pragma unroll
-  for (int group = 0; group < kDim / 64; ++group) {
-    uint32_t digits[16];
-    load_digits<kBits>(tile + group * kBits * 512, lane_, digits);
+  for (int c = 0; c < kDim / 32; ++c) {
+    const uint4 a = chunks[4 * c + t_];
 #pragma unroll
-    for (int f = 0; f < 16; ++f) {
-      constexpr int kSteps = kDim / 32;
-      const int fragment = group * 16 + f;
-      const int column = fragment / kSteps;
-      const int s = fragment % kSteps;
-      uint32_t b0, b1;
-      levels.eight(digits[f], b0, b1);
-      const uint32_t a[4] = {operands[s][0], 0, operands[s][1], 0};
-      dots = mma_int8<true, kBits != 4>(a, b0, b1, s == 0 ? start : dots);
-      if (s == kSteps - 1) {
-        scores[2 * column] = __int_as_float(dots.x) - kMagic;
-        scores[2 * column + 1] = __int_as_float(dots.y) - kMagic;
+    for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+      for (int low = 0; low < (kRows < 8 ? 1 : 2); ++low) {
+        const uint4 b = query_chunk(low * kRows + 8 * n + g_, c);
+        mma_half(even[n], a.x, a.y, a.z, a.w, b.x, b.y);
+        mma_half(odd[n], a.x, a.y, a.z, a.w, b.z, b.w);
       }
     }
   }
-  const uint4 low = scale_chunks[0];
-  const uint4 high = scale_chunks[1];
-  const uint32_t pairs[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&pairs[i]));
-    scores[2 * i] = fmaf(scores[2 * i] * two.x, step, mean);
-    scores[2 * i + 1] = fmaf(scores[2 * i + 1] * two.y, step, mean);
+  for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float mean = even[n][e] + odd[n][2 + e];
+      if constexpr (kRows < 8) mean += __shfl_xor_sync(~0u, mean, 2);
+      means[2 * n + e] = mean * kLog2E;
+    }
   }
 }
 
-template <int kDim, bool kScores>
-__device__ __forceinline__ void Block<kDim, kScores>::limit_tile(uint32_t span,
-                                                                 float (&scores)[16]) const {
+// Scores in units of log 2.
+template <int kDim, int kRows, bool kScores>
+template <int kBits>
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::key_products(
+    const unsigned char* tile, const uint32_t (&operands)[kColumns][kDim / 32][2],
+    Scores& scores) const {
+  const LevelBytes<kBits> levels(layer_.keys.words);
+  float means[2 * kColumns] = {};
+  if (layer_.centre) mean_dots(tile, means);
+  Quad start[kColumns];
+  float steps[2 * kColumns];
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n) {
+    int bias[2];
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const uint32_t row = 8 * n + column() + e;
+      bias[e] = kMagicBits - (kBits == 4 ? kLevelOffset * shared_.sums[row] : 0);
+      steps[2 * n + e] = shared_.steps[row] * (layer_.keys.unit * kLog2E);
+    }
+    start[n] = {bias[0], bias[1], bias[0], bias[1]};
+  }
+  constexpr int kSteps = kDim / 32;
+#pragma unroll
+  for (int group = 0; group < kDim / 64; ++group) {
+    uint32_t codes[16];
+    load_digits<kBits>(tile + group * kBits * 512, lane_, codes);
+#pragma unroll
+    for (int i = 0; i < 8 / kSteps; ++i) {
+      Quad dots[kColumns];
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        uint32_t a[4];
+        levels.eight(codes[2 * i * kSteps + s], a[0], a[2]);
+        levels.eight(codes[(2 * i + 1) * kSteps + s], a[1], a[3]);
+#pragma unroll
+        for (int n = 0; n < kColumns; ++n) {
+          dots[n] = mma_int8<kBits != 4, true>(a, operands[n][s][0], operands[n][s][1],
+                                               s == 0 ? start[n] : dots[n]);
+        }
+      }
+      const int m = group * (8 / kSteps) + i;
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+        const Quad d = dots[n];
+        if constexpr (kRows < 8) {
+          scores[0][m] = __int_as_float(t_ < 2 ? d.x : d.z) - kMagic;
+          scores[1][m] = __int_as_float(t_ < 2 ? d.y : d.w) - kMagic;
+        } else {
+          scores[2 * n][m] = __int_as_float(d.x) - kMagic;
+          scores[2 * n + 1][m] = __int_as_float(d.y) - kMagic;
+          scores[2 * n][m + 4] = __int_as_float(d.z) - kMagic;
+          scores[2 * n + 1][m + 4] = __int_as_float(d.w) - kMagic;
+        }
+      }
+    }
+  }
+  float scales[kTokens];
+  load_scales<kTokens>(tile + layer_.format.key_scales() + 2 * token(), scales);
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+    for (int r = 0; r < 2 * kColumns; ++r) {
+      scores[r][i] = fmaf(scores[r][i], scales[i] * steps[r], means[r]);
+    }
+  }
+}
+
+template <int kDim, int kRows, bool kScores>
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::limit_tile(uint32_t span,
+                                                                        Scores& scores) const {
   const uint32_t first = span / 128;
   const uint32_t tokens = span % 128;
   if (tokens == kTileTokens && first >= all_.begin && first + kTileTokens <= all_.end &&
@@ -120,126 +188,256 @@ __device__ __forceinline__ void Block<kDim, kScores>::limit_tile(uint32_t span,
     return;
   }
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const uint32_t token = 16 * t_ + i;
-    scores[i] = token < tokens ? limited(scores[i], first + token) : -INFINITY;
-  }
-}
-
-template <int kDim, bool kScores>
-__device__ void Block<kDim, kScores>::store_scores(uint32_t span, const float (&scores)[16]) const {
-  if (g_ >= rows_) return;
-  const uint32_t first = span / 128 + 16 * t_;
-  __half* to = reinterpret_cast<__half*>(a_.scores) + row_of(g_) * a_.score_stride + first;
-  uint32_t pairs[8];
+  for (int r = 0; r < 2 * kColumns; ++r) {
+    const View view = view_of(r / 2 * 8 + column() + r % 2);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const __half2 two =
-        __floats2half2_rn(scores[2 * i] * (1 / kLog2E), scores[2 * i + 1] * (1 / kLog2E));
-    pairs[i] = *reinterpret_cast<const uint32_t*>(&two);
-  }
-  if (span % 128 == kTileTokens && reinterpret_cast<size_t>(to) % 16 == 0) {
-    reinterpret_cast<uint4*>(to)[0] = {pairs[0], pairs[1], pairs[2], pairs[3]};
-    reinterpret_cast<uint4*>(to)[1] = {pairs[4], pairs[5], pairs[6], pairs[7]};
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    if (16 * t_ + i >= span % 128) continue;
-    to[i] = __ushort_as_half(static_cast<unsigned short>(pairs[i / 2] >> (i % 2 * 16)));
-  }
-}
-
-// Scores to digits of weights relative to the tile's largest score and value scale. Returns what
-// one unit of them counts, relative to the largest score so far.
-template <int kDim, bool kScores>
-__device__ __forceinline__ float Block<kDim, kScores>::weigh(const unsigned char* tile,
-                                                             float (&scores)[16],
-                                                             uint32_t (&digits)[2][4]) {
-  const uint4* chunks = reinterpret_cast<const uint4*>(tile + layer_.format.value_scales() -
-                                                       layer_.format.values() + 32 * t_);
-  const uint4 low = chunks[0];
-  const uint4 high = chunks[1];
-  const uint32_t pairs[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-  __half2 most = *reinterpret_cast<const __half2*>(&pairs[0]);
-  float largest = scores[0];
-#pragma unroll
-  for (int i = 1; i < 16; ++i) largest = fmaxf(largest, scores[i]);
-#pragma unroll
-  for (int i = 1; i < 8; ++i) {
-    most = __hmax2(most, *reinterpret_cast<const __half2*>(&pairs[i]));
-  }
-  float top = fmaxf(__low2float(most), __high2float(most));
-#pragma unroll
-  for (int span = 1; span < 4; span *= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, span));
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, span));
-  }
-  const float shift = largest == -INFINITY ? 0 : largest;
-  const float inverse = top > 0 ? __fdividef(65535.0f, top) : 0;
-  float total = 0;
-  uint32_t whole[16];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&pairs[i]));
-    const float a = exp2_fast(scores[2 * i] - shift);
-    const float b = exp2_fast(scores[2 * i + 1] - shift);
-    total += a + b;
-    whole[2 * i] = __float_as_uint(fminf(fmaf(a * two.x, inverse, 8388608.0f), 8454143.0f));
-    whole[2 * i + 1] = __float_as_uint(fminf(fmaf(b * two.y, inverse, 8388608.0f), 8454143.0f));
-  }
-#pragma unroll
-  for (int s = 0; s < 2; ++s) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t* w = whole + 8 * s + 4 * i;
-      const uint32_t two = __byte_perm(w[0], w[1], 0x5410);
-      const uint32_t next = __byte_perm(w[2], w[3], 0x5410);
-      digits[s][2 * i] = __byte_perm(two, next, 0x7531);
-      digits[s][2 * i + 1] = __byte_perm(two, next, 0x6420);
+    for (int i = 0; i < kTokens; ++i) {
+      const uint32_t t = token() + i;
+      scores[r][i] = t < tokens ? limited(view, scores[r][i], first + t) : -INFINITY;
     }
   }
-  const float now = fmaxf(largest_, largest);
-  if (__any_sync(~0u, now > largest_)) {
-    const float shrink = largest_ == now ? 1.0f : exp2_fast(largest_ - now);
-    total_ *= shrink;
-#pragma unroll
-    for (int i = 0; i < kDim / 4; ++i) sums_[i] *= shrink;
-    largest_ = now;
-  }
-  const float factor = largest == -INFINITY ? 0 : exp2_fast(largest - now);
-  total_ = fmaf(total, factor, total_);
-  return factor * top * (1 / 65535.0f) * layer_.values.unit;
 }
 
-template <int kDim, bool kScores>
+template <int kDim, int kRows, bool kScores>
+__device__ void Block<kDim, kRows, kScores>::store_scores(uint32_t span,
+                                                          const Scores& scores) const {
+#pragma unroll
+  for (int r = 0; r < 2 * kColumns; ++r) {
+    const uint32_t row = r / 2 * 8 + column() + r % 2;
+    if (row >= rows_) continue;
+    __half* to =
+        reinterpret_cast<__half*>(a_.scores) + row_of(row) * a_.score_stride + span / 128 + token();
+    struct alignas(2 * kTokens) Halves {
+      __half2 pairs[kTokens / 2];
+    } halves;
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) {
+      halves.pairs[i] =
+          __floats2half2_rn(scores[r][2 * i] * (1 / kLog2E), scores[r][2 * i + 1] * (1 / kLog2E));
+    }
+    if (span % 128 == kTileTokens && reinterpret_cast<size_t>(to) % sizeof halves == 0) {
+      *reinterpret_cast<Halves*>(to) = halves;
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      if (token() + i >= span % 128) continue;
+      to[i] = i % 2 == 0 ? __low2half(halves.pairs[i / 2]) : __high2half(halves.pairs[i / 2]);
+    }
+  }
+}
+
+// Scores to digits of weights, which are multiplied by value scales, in the order of operands.
+template <int kDim, int kRows, bool kScores>
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::weigh(const unsigned char* tile,
+                                                                   uint32_t number,
+                                                                   const Scores& scores,
+                                                                   Digits& digits) {
+  float scales[kTokens];
+  load_scales<kTokens>(tile + layer_.format.value_scales() - layer_.format.values() + 2 * token(),
+                       scales);
+  constexpr uint32_t kStep = 256 / kTokens;
+  const uint32_t shift = (4 * (token() / kTokens) + 37 * number) % kStep;
+  float weights[2 * kColumns][kTokens];
+  float added[2 * kColumns];
+#pragma unroll 1
+  for (bool again = false;; again = true) {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int r = 0; r < 2 * kColumns; ++r) {
+      added[r] = 0;
+#pragma unroll
+      for (int i = 0; i < kTokens; ++i) {
+        const float p = exp2_fast(scores[r][i] - references_[r]);
+        added[r] += p;
+        weights[r][i] = fmaf(p, scales[i], __int_as_float(kWeightBits + i * kStep + shift));
+        bits |= __float_as_uint(weights[r][i]);
+      }
+    }
+    if (again || !__any_sync(~0u, bits >= kWeightEnd)) break;
+    raise(scores, scales);
+  }
+#pragma unroll
+  for (int r = 0; r < 2 * kColumns; ++r) totals_[r] += added[r];
+  const auto word = [&](int r, int i) { return __float_as_uint(weights[r][i]); };
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      if constexpr (kRows < 8) {
+        // Both digits of both rows; then one digit of both tokens of both rows.
+        const uint32_t mine = __byte_perm(word(0, m), word(1, m), 0x6521);
+        const uint32_t other = __shfl_xor_sync(~0u, mine, 2);
+        digits[0][0][m] = transpose(__byte_perm(mine, other, t_ < 2 ? 0x7351 : 0x2604));
+      } else {
+        const uint32_t first = __byte_perm(word(2 * n, m), word(2 * n, m + 4), 0x6521);
+        const uint32_t second = __byte_perm(word(2 * n + 1, m), word(2 * n + 1, m + 4), 0x6521);
+        digits[n][0][m] = transpose(__byte_perm(first, second, 0x7531));
+        digits[n][1][m] = transpose(__byte_perm(first, second, 0x6420));
+      }
+    }
+  }
+}
+
+// A weight of this tile is too large: larger references.
+template <int kDim, int kRows, bool kScores>
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::raise(const Scores& scores,
+                                                                   const float (&scales)[kTokens]) {
+  float shrink[2 * kColumns];
+#pragma unroll
+  for (int r = 0; r < 2 * kColumns; ++r) {
+    float largest = kNoReference;
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      largest = fmaxf(largest, scores[r][i] + log2f(fmaxf(scales[i], kSmallestScale)));
+    }
+#pragma unroll
+    for (int span = kRows < 8 ? 2 : 4; span < 32; span *= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, span));
+    }
+    const float reference = fmaxf(references_[r], largest - kLargestWeight);
+    shrink[r] = exp2_fast(references_[r] - reference);
+    references_[r] = reference;
+    totals_[r] *= shrink[r];
+  }
+  flush(shrink);
+}
+
+// What the accumulators hold goes to shared memory.
+template <int kDim, int kRows, bool kScores>
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::flush(
+    const float (&shrink)[2 * kColumns]) {
+  const int offset = layer_.values.bits == 4 ? kLevelOffset : 0;
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+    for (int j = 0; j < kDim / 16; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const auto sum = [&](int plane) {
+          const Quad& all = sums_[n][plane][j];
+          const Quad& count = counts_[n][plane];
+          return __int2float_rn((i == 0   ? all.x
+                                 : i == 1 ? all.y
+                                 : i == 2 ? all.z
+                                          : all.w) -
+                                offset * (i % 2 == 0 ? count.x : count.y));
+        };
+        float more;
+        if constexpr (kRows < 8) {
+          more = sum(0);
+          more = t_ < 2 ? 256 * more : more;
+          more += __shfl_xor_sync(~0u, more, 2);
+        } else {
+          more = fmaf(256, sum(0), sum(1));
+        }
+        float& all = shared_.weighted[warp_][8 * n + column() + i % 2][16 * j + i / 2 * 8 + g_];
+        if (kRows >= 8 || t_ < 2) all = (all + more) * shrink[2 * n + i % 2];
+      }
+    }
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      counts_[n][plane] = {};
+#pragma unroll
+      for (int j = 0; j < kDim / 16; ++j) sums_[n][plane][j] = {};
+    }
+  }
+}
+
+template <int kDim, int kRows, bool kScores>
 template <int kBits>
-__device__ __forceinline__ void Block<kDim, kScores>::value_products(const unsigned char* tile,
-                                                                     const uint32_t (&digits)[2][4],
-                                                                     float factor) {
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::value_products(
+    const unsigned char* tile, const Digits& digits) {
   const LevelBytes<kBits> levels(layer_.values.words);
-  Quad start{};
-  if constexpr (kBits == 4) {
-    start = mma_int8<false, false>(digits[0], 0x01010101u, 0x01010101u, start);
-    start = mma_int8<false, false>(digits[1], 0x01010101u, 0x01010101u, start);
-    start = {-kLevelOffset * start.x, -kLevelOffset * start.x, -kLevelOffset * start.z,
-             -kLevelOffset * start.z};
+  constexpr bool kSigned = kBits != 4;
+  if constexpr (!kSigned) {
+    const uint32_t ones[4] = {0x01010101u, 0x01010101u, 0x01010101u, 0x01010101u};
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+      for (int p = 0; p < kPlanes; ++p) {
+        const uint32_t(&d)[4] = digits[n][p];
+        counts_[n][p] = mma_int8<false, false>(ones, d[0], d[1], counts_[n][p]);
+        counts_[n][p] = mma_int8<false, false>(ones, d[2], d[3], counts_[n][p]);
+      }
+    }
   }
 #pragma unroll
   for (int group = 0; group < kDim / 64; ++group) {
     uint32_t codes[16];
     load_digits<kBits>(tile + group * kBits * 512, lane_, codes);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      uint32_t b0, b1;
-      levels.eight(codes[2 * j], b0, b1);
-      Quad dots = mma_int8<false, kBits != 4>(digits[0], b0, b1, start);
-      levels.eight(codes[2 * j + 1], b0, b1);
-      dots = mma_int8<false, kBits != 4>(digits[1], b0, b1, dots);
-      float* sums = sums_ + 2 * (group * 8 + j);
-      sums[0] = fmaf(__int2float_rn(dots.x * 256 + dots.z), factor, sums[0]);
-      sums[1] = fmaf(__int2float_rn(dots.y * 256 + dots.w), factor, sums[1]);
+    for (int i = 0; i < 4; ++i) {
+      const int j = 4 * group + i;
+#pragma unroll
+      for (int s = 0; s < 2; ++s) {
+        uint32_t a[4];
+        levels.eight(codes[4 * i + s], a[0], a[2]);
+        levels.eight(codes[4 * i + 2 + s], a[1], a[3]);
+#pragma unroll
+        for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+          for (int p = 0; p < kPlanes; ++p) {
+            sums_[n][p][j] = mma_int8<kSigned, false>(a, digits[n][p][2 * s],
+                                                      digits[n][p][2 * s + 1], sums_[n][p][j]);
+          }
+        }
+      }
     }
+  }
+}
+
+// The warps' sums become the block's.
+template <int kDim, int kRows, bool kScores>
+__device__ void Block<kDim, kRows, kScores>::finish() {
+  float ones[2 * kColumns];
+#pragma unroll
+  for (int r = 0; r < 2 * kColumns; ++r) {
+    ones[r] = 1;
+#pragma unroll
+    for (int span = kRows < 8 ? 2 : 4; span < 32; span *= 2) {
+      totals_[r] += __shfl_xor_sync(~0u, totals_[r], span);
+    }
+    if (g_ == 0 && (kRows >= 8 || t_ < 2)) {
+      const uint32_t row = r / 2 * 8 + column() + r % 2;
+      shared_.references[warp_][row] = references_[r];
+      shared_.totals[warp_][row] = totals_[r];
+    }
+  }
+  flush(ones);
+  __syncthreads();
+  const auto largest = [&](uint32_t row) {
+    float most = shared_.references[0][row];
+#pragma unroll
+    for (uint32_t w = 1; w < kWarps; ++w) most = fmaxf(most, shared_.references[w][row]);
+    return most;
+  };
+  if (threadIdx.x < rows_) {
+    const uint32_t row = threadIdx.x;
+    const float most = largest(row);
+    float total = 0;
+#pragma unroll
+    for (uint32_t w = 0; w < kWarps; ++w) {
+      total += shared_.totals[w][row] * exp2_fast(shared_.references[w][row] - most);
+    }
+    largest_and_total(blockIdx.x)[row] = {most, total};
+  }
+  float4* out = reinterpret_cast<float4*>(partial(blockIdx.x));
+  for (uint32_t i = threadIdx.x; i < rows_ * kDim / 4; i += kThreads) {
+    const uint32_t row = i / (kDim / 4);
+    const float most = largest(row);
+    float4 sum{};
+#pragma unroll
+    for (uint32_t w = 0; w < kWarps; ++w) {
+      const float4 more =
+          *reinterpret_cast<const float4*>(&shared_.weighted[w][row][i % (kDim / 4) * 4]);
+      const float factor = exp2_fast(shared_.references[w][row] - most) * layer_.values.unit;
+      sum.x = fmaf(more.x, factor, sum.x);
+      sum.y = fmaf(more.y, factor, sum.y);
+      sum.z = fmaf(more.z, factor, sum.z);
+      sum.w = fmaf(more.w, factor, sum.w);
+    }
+    out[i] = sum;
   }
 }
 
