@@ -5,55 +5,64 @@
 
 #include "kernels/by_bits.h"
 #include "kernels/dot_by.h"
-#include "kernels/trellis_windows.h"
+#include "kernels/trellis_encode.h"
+#include "kernels/trellis_planes.h"
 
 namespace turboquant::kernels {
 namespace {
 
-inline __m256i both_halves(const void* p) {
-  return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
-}
+// Levels of 64 coordinates.
+struct TwoHalves {
+  __m256i low, high;
+};
 
-// States of 32 coordinates; touches 2 Bits + 16 bytes.
 template <int Bits>
-inline __m256i states32(const std::uint8_t* bytes) {
-  const __m256i v = _mm256_inserti128_si256(
-      _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes))),
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + 2 * Bits)), 1);
-  const auto& w = kWindows<Bits>;
-  const __m256i even = _mm256_mullo_epi16(_mm256_shuffle_epi8(v, both_halves(w.bytes[0])),
-                                          both_halves(w.multipliers[0]));
-  const __m256i odd = _mm256_mullo_epi16(_mm256_shuffle_epi8(v, both_halves(w.bytes[1])),
-                                         both_halves(w.multipliers[1]));
-  return _mm256_or_si256(_mm256_srli_epi16(even, 8),
-                         _mm256_and_si256(odd, _mm256_set1_epi16(static_cast<short>(0xff00))));
-}
+class Lookup {
+ public:
+  Lookup(const TrellisTable& table, std::int32_t add)
+      : first_(broadcast_table(table.lookup, add)),
+        second_(broadcast_table(table.lookup + 16, add)) {}
 
-// Levels of 32 states, plus `add`: of the upper 128 states, since the lower ones mirror them.
-inline __m256i levels32(__m256i states, const std::int8_t* upper, __m256i add) {
-  const __m256i negative = _mm256_cmpgt_epi8(states, _mm256_set1_epi8(-1));
-  const __m256i mirrored = _mm256_xor_si256(states, negative);
-  const __m256i low = _mm256_and_si256(mirrored, _mm256_set1_epi8(15));
-  const auto part = [&](int i) { return _mm256_shuffle_epi8(both_halves(upper + 16 * i), low); };
-  const __m256i bit4 = _mm256_slli_epi16(mirrored, 3);
-  const __m256i bit5 = _mm256_slli_epi16(mirrored, 2);
-  const __m256i bit6 = _mm256_slli_epi16(mirrored, 1);
-  const __m256i a = _mm256_blendv_epi8(_mm256_blendv_epi8(part(0), part(1), bit4),
-                                       _mm256_blendv_epi8(part(2), part(3), bit4), bit5);
-  const __m256i b = _mm256_blendv_epi8(_mm256_blendv_epi8(part(4), part(5), bit4),
-                                       _mm256_blendv_epi8(part(6), part(7), bit4), bit5);
-  const __m256i level = _mm256_blendv_epi8(a, b, bit6);
-  return _mm256_add_epi8(_mm256_sub_epi8(_mm256_xor_si256(level, negative), negative), add);
-}
+  // Of a block of mixed codes.
+  TwoHalves of_block(const std::uint8_t* mixed) const {
+    if constexpr (Bits < 4) {
+      constexpr int kMixed = mixed_bits(Bits);
+      return {_mm256_shuffle_epi8(first_, expand<kMixed, 0>(mixed)),
+              _mm256_shuffle_epi8(first_, expand<kMixed, 1>(mixed))};
+    } else {
+      const __m256i low = load256(mixed + 32);
+      return {look_up(expand<4, 0>(mixed), _mm256_slli_epi16(low, 4)),
+              look_up(expand<4, 1>(mixed), low)};
+    }
+  }
+  TwoHalves of_last(const LastBlock& last) const {
+    return {look_up(load256(last.codes), load256(last.low)),
+            look_up(load256(last.codes + 32), load256(last.low + 32))};
+  }
+
+ private:
+  // low: which table, in the top bits of the bytes.
+  __m256i look_up(__m256i codes, __m256i low) const {
+    const __m256i levels = _mm256_shuffle_epi8(first_, codes);
+    if constexpr (Bits < 4) return levels;
+    return _mm256_blendv_epi8(levels, _mm256_shuffle_epi8(second_, codes), low);
+  }
+
+  __m256i first_, second_;
+};
 
 template <int Bits>
 void trellis_decode_bits(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
                          std::int32_t add, std::int8_t* out) {
-  const __m256i plus = _mm256_set1_epi8(static_cast<char>(add));
-  for_each_block<Bits>(row, d, [&](const std::uint8_t* from, std::size_t i) {
-    store(out + i, levels32(states32<Bits>(from), table.levels + 128, plus));
-    store(out + i + 32, levels32(states32<Bits>(from + 4 * Bits), table.levels + 128, plus));
-  });
+  const Lookup<Bits> lookup(table, add);
+  const auto put = [&](const TwoHalves& levels, std::size_t i) {
+    store(out + i, levels.low);
+    store(out + i + 32, levels.high);
+  };
+  for_each_mixed_block<Bits>(
+      row, d,
+      [&](const std::uint8_t* mixed, std::size_t i) { put(lookup.of_block(mixed), i); },
+      [&](const LastBlock& last, std::size_t i) { put(lookup.of_last(last), i); });
 }
 
 void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
@@ -62,26 +71,46 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
           [&](auto bits) { trellis_decode_bits<decltype(bits)::kValue>(row, d, table, add, out); });
 }
 
-// Levels are so small that a pair sum of level + offset fits in 16 bits, as for scalar codes. The
-// look-ups take so much longer than the products that rows are taken one by one.
+// Two pair sums of level + offset fit in 16 bits up to 3 bits, as for scalar codes.
 template <int Bits>
-inline std::int32_t trellis_dot(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
-                                const std::int8_t* query) {
-  const __m256i offset = _mm256_set1_epi8(static_cast<char>(table.offset));
-  const __m256i ones = _mm256_set1_epi16(1);
-  __m256i sum = _mm256_setzero_si256();
-  for_each_block<Bits>(row, d, [&](const std::uint8_t* from, std::size_t i) {
-#pragma GCC unroll 2
-    for (std::size_t half = 0; half < 2; ++half) {
-      const __m256i levels =
-          levels32(states32<Bits>(from + 4 * Bits * half), table.levels + 128, offset);
-      const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + i + 32 * half));
-      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(levels, q), ones));
+inline __m256i trellis_block(__m256i sum, const TwoHalves& levels, const std::int8_t* query) {
+  return dot_block<Bits>(sum, levels.low, levels.high, load256(query), load256(query + 32));
+}
+
+template <int Bits>
+[[gnu::noinline]] __m256i trellis_last(__m256i sum, const std::uint8_t* row, std::size_t d,
+                                       const Lookup<Bits>& lookup, const std::int8_t* query) {
+  LastBlock last;
+  mix_last_block<Bits>(row, d, last);
+  return trellis_block<Bits>(sum, lookup.of_last(last), query + d / kBlock * kBlock);
+}
+
+template <int Bits, int Rows>
+inline void trellis_sums(const std::uint8_t* const* row, std::size_t d, const Lookup<Bits>& lookup,
+                         const std::int8_t* query, __m256i* sums) {
+  constexpr std::size_t kOfRow = kMixedBlocks * mixed_bytes(Bits);
+  alignas(64) std::uint8_t mixed[Rows * kOfRow];
+  const std::size_t blocks = d / kBlock;
+  for (std::size_t first = 0; first < blocks; first += kMixedBlocks) {
+    const std::size_t end = blocks - first < kMixedBlocks ? blocks : first + kMixedBlocks;
+    for (int r = 0; r < Rows; ++r) {
+      mix_row<Bits>(row[r], d, first, end, mixed + static_cast<std::size_t>(r) * kOfRow);
     }
-  });
-  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-  const __m128i two = _mm_hadd_epi32(four, four);
-  return _mm_cvtsi128_si32(_mm_hadd_epi32(two, two));
+    __m256i local[Rows];
+    for (int r = 0; r < Rows; ++r) local[r] = sums[r];
+    for (std::size_t b = first; b < end; ++b) {
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) {
+        const std::uint8_t* block =
+            mixed + static_cast<std::size_t>(r) * kOfRow + (b - first) * mixed_bytes(Bits);
+        local[r] = trellis_block<Bits>(local[r], lookup.of_block(block), query + b * kBlock);
+      }
+    }
+    for (int r = 0; r < Rows; ++r) sums[r] = local[r];
+  }
+  if (d % kBlock != 0) {
+    for (int r = 0; r < Rows; ++r) sums[r] = trellis_last<Bits>(sums[r], row[r], d, lookup, query);
+  }
 }
 
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
@@ -89,56 +118,67 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
                       std::int32_t* dots) {
   const std::int32_t bias = -table.offset * query.sum;
   by_bits(table.bits, [&](auto bits) {
-    dot_by<1, kPrefetchBytes>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[1]) {
-      return trellis_dot<decltype(bits)::kValue>(row[0], d, table, query.values) + bias;
-    });
+    constexpr int kBits = decltype(bits)::kValue;
+    const Lookup<kBits> lookup(table, table.offset);
+    dot_by<4, kPrefetchBytes>(
+        codes, stride, rows, n, dots,
+        [&](const std::uint8_t* const row[4]) {
+          __m256i sums[4] = {};
+          trellis_sums<kBits, 4>(row, d, lookup, query.values, sums);
+          return _mm_add_epi32(sum_lanes(sums[0], sums[1], sums[2], sums[3]),
+                               _mm_set1_epi32(bias));
+        },
+        [&](const std::uint8_t* row) {
+          __m256i sum[1] = {};
+          trellis_sums<kBits, 1>(&row, d, lookup, query.values, sum);
+          const __m256i zero = _mm256_setzero_si256();
+          return _mm_cvtsi128_si32(sum_lanes(sum[0], zero, zero, zero)) + bias;
+        });
   });
 }
 
 // Of FloatLanes: what KernelTable::trellis_encode needs.
 struct TrellisLanes {
-  template <typename Words>
   static Words squared_difference(Words x, Words target) {
     const __m256i e =
         _mm256_subs_epi16(reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(target));
     return reinterpret_cast<Words>(_mm256_mulhrs_epi16(e, e));
   }
-  template <typename Words>
   static std::uint16_t smallest(Words v) {
     const auto all = reinterpret_cast<__m256i>(v);
     const __m128i half =
         _mm_min_epu16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
     return static_cast<std::uint16_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(half)));
   }
-  // Register r of the sums of 256 groups' states: each of the 16 >> Bits groups 2^Bits times.
-  template <int Bits>
-  static WordsOf<32>::Type repeat(const std::uint16_t* best, std::size_t r) {
-    constexpr std::size_t kGroups = std::size_t{16} >> Bits;
-    const std::uint16_t* from = best + r * kGroups;
-    __m256i words;
-    if constexpr (Bits == 1) {
-      words = _mm256_shuffle_epi8(
-          both_halves(from),
-          _mm256_setr_epi8(0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7,  //
-                           8, 9, 8, 9, 10, 11, 10, 11, 12, 13, 12, 13, 14, 15, 14, 15));
-    } else if constexpr (Bits == 2) {
-      std::int64_t four;
-      std::memcpy(&four, from, 8);
-      words =
-          _mm256_shuffle_epi8(_mm256_set1_epi64x(four),
-                              _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3,  //
-                                               4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7));
-    } else if constexpr (Bits == 3) {
-      std::int32_t two;
-      std::memcpy(&two, from, 4);
-      words =
-          _mm256_shuffle_epi8(_mm256_set1_epi32(two),
-                              _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,  //
-                                               2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3));
-    } else {
-      words = _mm256_set1_epi16(static_cast<short>(*from));
-    }
-    return reinterpret_cast<WordsOf<32>::Type>(words);
+  static Words lesser(Words a, Words b) {
+    return reinterpret_cast<Words>(
+        _mm256_min_epu16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+  }
+  static Words broadcast_quad(std::uint64_t quad) {
+    return reinterpret_cast<Words>(_mm256_set1_epi64x(static_cast<long long>(quad)));
+  }
+  static Words shuffle_quads(Words quads, const std::uint8_t* indices) {
+    return reinterpret_cast<Words>(
+        _mm256_shuffle_epi8(reinterpret_cast<__m256i>(quads), load256(indices)));
+  }
+  // Bit s / 2 % 8 of byte s / 16 * 2 + s % 2 is state s.
+  static constexpr std::size_t kChoiceBytes = 32;
+  static void store_choices(Words even, Words even_first, Words odd, Words odd_first,
+                            std::uint8_t* choices, std::size_t r) {
+    const __m256i firsts = _mm256_packs_epi16(reinterpret_cast<__m256i>(even == even_first),
+                                              reinterpret_cast<__m256i>(odd == odd_first));
+    store(choices + 4 * r, ~_mm256_movemask_epi8(firsts));
+  }
+  static std::size_t choice(const std::uint8_t* choices, std::size_t state) {
+    return choices[state / 16 * 2 + state % 2] >> (state / 2 % 8) & 1;
+  }
+  static void store_by_turns(Words even, Words odd, std::uint16_t* to) {
+    const __m256i low =
+        _mm256_unpacklo_epi16(reinterpret_cast<__m256i>(even), reinterpret_cast<__m256i>(odd));
+    const __m256i high =
+        _mm256_unpackhi_epi16(reinterpret_cast<__m256i>(even), reinterpret_cast<__m256i>(odd));
+    store(to, _mm256_permute2x128_si256(low, high, 0x20));
+    store(to + 16, _mm256_permute2x128_si256(low, high, 0x31));
   }
 };
 
