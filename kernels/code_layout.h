@@ -37,13 +37,14 @@ constexpr std::size_t plane_bytes(int width) { return 8 * static_cast<std::size_
 // A trellis code (docs/code_format.md). One bit of each coordinate, the coded one, takes its way
 // through a shift register; the others are plain. A row is a byte of first state and a plane that
 // holds the coded bits: of one-bit fields for 1 and 3 bits, of whole codes, the coded bit on top,
-// for 2 and 4. For 3 bits a plane of the other two follows. A plane has ceil(d * width / 8) bytes,
-// laid out in blocks as above. A last block of n coordinates takes W = ceil(n * width / 8) bytes
-// and has coordinate i in byte i % W, bits [width * (i / W), ...).
+// for 2 and 4. The plane has M = ceil(d * width / 8) bytes, laid out in blocks as above. A last
+// block of n coordinates takes W = ceil(n * width / 8) bytes and has coordinate i in byte i % W,
+// bits [width * (i / W), ...). For 3 bits 2 M bytes follow with the other two bits of the coordinate
+// at byte m, bit p: byte M * (p % 2) + m, bits [2 * (p / 2), ...).
 constexpr int coded_width(int bits) { return bits == 3 ? 1 : bits; }
 
 constexpr std::size_t trellis_bytes(std::size_t d, int bits) {
-  return 1 + packed_bytes(d, coded_width(bits)) + (bits == 3 ? packed_bytes(d, 2) : 0);
+  return 1 + packed_bytes(d, coded_width(bits)) * (bits == 3 ? 3 : 1);
 }
 
 /// Coded bits before the present one that a level depends on: what the byte of first state holds.
@@ -85,6 +86,10 @@ constexpr PlanePlace plane_place(std::size_t i, std::size_t d, int width) {
   const std::size_t block = i / kBlock;
   const std::size_t bytes = block < d / kBlock ? plane_bytes(width) : packed_bytes(d % kBlock, width);
   return {block * plane_bytes(width) + i % kBlock % bytes, i % kBlock / bytes};
+}
+
+constexpr PlanePlace rest_place(PlanePlace coded, std::size_t bytes) {
+  return {bytes * (coded.field % 2) + coded.byte, coded.field / 2};
 }
 
 /// The coordinate there; d or more where there is none.

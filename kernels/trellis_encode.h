@@ -133,8 +133,8 @@ inline void write_path(const std::uint8_t* choices, const std::uint16_t* rests, 
       const auto coded = static_cast<unsigned>(window & 1);
       const unsigned code = Bits == 3 ? coded : coded << (kCoded - 1) | rest;
       row[1 + byte] = static_cast<std::uint8_t>(row[1 + byte] | code << kCoded * field);
-      if (Bits == 3 && i < d) {
-        const PlanePlace at = plane_place(i, d, 2);
+      if (Bits == 3) {
+        const PlanePlace at = rest_place({byte, field}, bytes);
         std::uint8_t& to = row[1 + bytes + at.byte];
         to = static_cast<std::uint8_t>(to | rest << 2 * at.field);
       }

@@ -1,6 +1,6 @@
-// Trellis codes for SIMD backends: a row becomes codes of more bits in the layout of scalar codes,
-// which are then looked up as those are. The parities of the coded bits are exclusive ors of the
-// plane shifted by whole bytes. Internal linkage, one copy per backend.
+// Trellis codes for SIMD backends. A row is taken as its planes stand, field by field, which is the
+// order of time; queries are put into that order. The parities of the coded bits are exclusive ors
+// of the plane shifted by whole bytes. Internal linkage, one copy per backend.
 #pragma once
 
 #include <cstdint>
@@ -12,100 +12,27 @@
 namespace turboquant::kernels {
 namespace {
 
-/// Bits of the codes that a row becomes: indices into TrellisTable::lookup. 1 bit: the two parities,
-/// the high one on top. 2 bits: the low parity above the high one above the rest. 3 bits: the rest
-/// above both parities. 4 bits: the high parity above the rest, and in a plane of its own, of which
-/// only the top bit of each field counts, the low parity, which chooses one of two tables.
-constexpr int mixed_bits(int bits) { return bits == 1 ? 2 : 4; }
-
-/// Bytes of 64 mixed codes.
-constexpr std::size_t mixed_bytes(int bits) {
-  return bits == 4 ? 64 : block_bytes(mixed_bits(bits));
-}
-
-template <std::size_t Size>
-struct QuadsOf {
-  typedef std::uint64_t Type __attribute__((vector_size(Size)));
-};
+typedef std::uint64_t Quads __attribute__((vector_size(kBytes)));
 
 constexpr std::uint64_t in_each_byte(unsigned byte) { return 0x0101010101010101u * byte; }
 
-/// Blocks of mixed codes of a row that are made at a time.
-constexpr std::size_t kMixedBlocks = 32;
+/// Fields of a byte of the plane with the coded bits.
+constexpr std::size_t fields_of(int bits) { return 8 / static_cast<std::size_t>(coded_width(bits)); }
 
-// a and b by turns, Group quadwords at a time.
-template <std::size_t Size, std::size_t Group>
-inline void interleave(typename QuadsOf<Size>::Type a, typename QuadsOf<Size>::Type b,
-                       std::uint8_t* out) {
-  using Quads = typename QuadsOf<Size>::Type;
-  if constexpr (Size == 8 * Group) {
-    store(out, a);
-    store(out + Size, b);
-  } else if constexpr (Size == 16) {
-    store(out, __builtin_shuffle(a, b, Quads{0, 2}));
-    store(out + Size, __builtin_shuffle(a, b, Quads{1, 3}));
-  } else if constexpr (Size == 32 && Group == 1) {
-    store(out, __builtin_shuffle(a, b, Quads{0, 4, 1, 5}));
-    store(out + Size, __builtin_shuffle(a, b, Quads{2, 6, 3, 7}));
-  } else if constexpr (Size == 32) {
-    store(out, __builtin_shuffle(a, b, Quads{0, 1, 4, 5}));
-    store(out + Size, __builtin_shuffle(a, b, Quads{2, 3, 6, 7}));
-  } else if constexpr (Group == 1) {
-    store(out, __builtin_shuffle(a, b, Quads{0, 8, 1, 9, 2, 10, 3, 11}));
-    store(out + Size, __builtin_shuffle(a, b, Quads{4, 12, 5, 13, 6, 14, 7, 15}));
-  } else if constexpr (Group == 2) {
-    store(out, __builtin_shuffle(a, b, Quads{0, 1, 8, 9, 2, 3, 10, 11}));
-    store(out + Size, __builtin_shuffle(a, b, Quads{4, 5, 12, 13, 6, 7, 14, 15}));
-  } else {
-    store(out, __builtin_shuffle(a, b, Quads{0, 1, 2, 3, 8, 9, 10, 11}));
-    store(out + Size, __builtin_shuffle(a, b, Quads{4, 5, 6, 7, 12, 13, 14, 15}));
-  }
-}
+/// A register of the plane with the coded bits, and what comes of the bytes before each: `now` with
+/// `flips` over it has the high parities at the coded bits, `low` the low ones.
+struct Parities {
+  Quads now, flips, low;
+};
 
-// Two planes of 2 Size bytes, fields of two bits, as fields of four with `high` above `low`.
-template <std::size_t Size>
-inline void widen(typename QuadsOf<Size>::Type low, typename QuadsOf<Size>::Type high,
-                  std::uint8_t* out) {
-  const auto even = (low & in_each_byte(0x33)) | ((high & in_each_byte(0x33)) << 2);
-  const auto odd = ((low >> 2) & in_each_byte(0x33)) | (high & in_each_byte(0xcc));
-  interleave<Size, 2>(even, odd, out);
-}
-
-// Mixed codes of the blocks whose coded bits are the Size bytes from `plane` on, eight bytes before
-// which are read as well. rest: where those blocks begin in the second plane, for 3 bits.
-template <int Bits, std::size_t Size>
-inline void mix(const std::uint8_t* plane, const std::uint8_t* rest, std::uint8_t* out) {
-  using Quads = typename QuadsOf<Size>::Type;
+// back: for each 16 bytes of `now` the 16 bytes before them. Lanes brings what the vector extensions
+// cannot say.
+template <typename Lanes>
+inline Parities parities(Quads now, Quads back) {
   static_assert(kLowTaps == 0x0a4 && kHighTaps == 0x103);
-  const auto before = [&](std::size_t k) { return load<Quads>(plane - k); };
-  const Quads now = before(0);
-  const Quads flips = before(1) ^ before(8);
-  const Quads low = before(2) ^ before(5) ^ before(7);
-  if constexpr (Bits == 1 || Bits == 3) {
-    const Quads high = now ^ flips;
-    const Quads even = (low & in_each_byte(0x55)) | ((high << 1) & in_each_byte(0xaa));
-    const Quads odd = ((low >> 1) & in_each_byte(0x55)) | (high & in_each_byte(0xaa));
-    if constexpr (Bits == 1) {
-      interleave<Size, 1>(even, odd, out);
-    } else {
-      alignas(64) std::uint8_t pairs[2 * Size];
-      interleave<Size, 1>(even, odd, pairs);
-      if constexpr (Size == 8) {
-        widen<16>(load<typename QuadsOf<16>::Type>(pairs),
-                  load<typename QuadsOf<16>::Type>(rest), out);
-      } else {
-        widen<Size>(load<Quads>(pairs), load<Quads>(rest), out);
-        widen<Size>(load<Quads>(pairs + Size), load<Quads>(rest + Size), out + 2 * Size);
-      }
-    }
-  } else if constexpr (Bits == 2) {
-    const Quads fields = now ^ (flips & in_each_byte(0xaa));
-    const Quads even = (fields & in_each_byte(0x33)) | ((low << 1) & in_each_byte(0x44));
-    const Quads odd = ((fields >> 2) & in_each_byte(0x33)) | ((low >> 1) & in_each_byte(0x44));
-    interleave<Size, 2>(even, odd, out);
-  } else {
-    interleave<Size, 4>(now ^ (flips & in_each_byte(0x88)), low, out);
-  }
+  return {now, Lanes::template before<1>(now, back) ^ Lanes::template before<8>(now, back),
+          Lanes::template before<2>(now, back) ^ Lanes::template before<5>(now, back) ^
+              Lanes::template before<7>(now, back)};
 }
 
 // What stands in the eight bytes before a plane: its end, a field further up, and the first state
@@ -129,132 +56,131 @@ inline std::uint64_t bytes_before(const std::uint8_t* row, std::size_t d) {
   return load<std::uint64_t>(before);
 }
 
-// Mixed codes of blocks [first, last) of the whole blocks of a row. The first block needs what
-// stands before the plane.
-template <int Bits, std::size_t Size = kBytes>
-inline void mix_blocks(const std::uint8_t* plane, const std::uint8_t* rest, std::size_t first,
-                       std::size_t last, std::uint8_t* out) {
-  constexpr std::size_t kOfBlock = plane_bytes(coded_width(Bits));
-  constexpr std::size_t kAtATime = Size / kOfBlock;
-  std::size_t i = first;
-  if constexpr (kAtATime > 0) {
-    for (; i + kAtATime <= last; i += kAtATime) {
-      mix<Bits, Size>(plane + i * kOfBlock, rest + i * plane_bytes(2),
-                      out + (i - first) * mixed_bytes(Bits));
-    }
-  }
-  if constexpr (kAtATime > 1) {
-    mix_blocks<Bits, Size / 2>(plane, rest, i, last, out + (i - first) * mixed_bytes(Bits));
-  }
-}
-
-template <int Bits>
-inline void mix_first_block(const std::uint8_t* row, std::size_t d, std::uint8_t* out) {
-  constexpr std::size_t kOfBlock = plane_bytes(coded_width(Bits));
-  alignas(64) std::uint8_t copy[8 + kOfBlock];
-  store(copy, bytes_before<Bits>(row, d));
-  std::memcpy(copy + 8, row + 1, kOfBlock);
-  mix_blocks<Bits>(copy + 8, row + 1 + packed_bytes(d, coded_width(Bits)), 0, 1, out);
-}
-
-// Fields of the n coordinates of a last block, one a byte; out has 32 bytes more than kBlock.
-template <int Field>
-inline void spread_last_block(const std::uint8_t* plane, std::size_t n, std::uint8_t* out) {
-  const std::size_t bytes = packed_bytes(n, Field);
-  std::uint8_t padded[32] = {};
-  std::memcpy(padded, plane, bytes);
-  for (std::size_t f = 0; f < 8 / Field; ++f) {
-    for (std::size_t at = 0; at < bytes; at += 8) {
-      const std::uint64_t fields =
-          load<std::uint64_t>(padded + at) >> (Field * f) & in_each_byte((1u << Field) - 1);
-      store(out + f * bytes + at, fields);
-    }
-  }
-}
-
-/// Indices into TrellisTable::lookup of the last d % 64 coordinates, one a byte, and behind them, for
-/// 4 bits, the low parities in the top bits of as many bytes.
-struct LastBlock {
-  alignas(64) std::uint8_t codes[kBlock + 32];
-  alignas(64) std::uint8_t low[kBlock + 32];
+/// What the planes of a row become: fields of two bits for 1 bit, of four bits for the rest, indices
+/// into TrellisTable::lookup. 1 and 3 bits: fields 0, 2, 4, 6 in even, 1, 3, 5, 7 in odd.
+/// 1 bit: both parities, the high one on top.
+/// 2 bits: fields 0 and 2 in even, 1 and 3 in odd: the low parity above the high one above the rest.
+/// 3 bits: the rest above both parities; fields 0 and 4 in even, 2 and 6 in even_upper, 1 and 5 in
+/// odd, 3 and 7 in odd_upper.
+/// 4 bits: the high parity above the rest in even; the low one, which chooses one of two tables, on
+/// top of each field of odd, over anything.
+struct Indices {
+  Quads even, odd, even_upper, odd_upper;
 };
 
+// rest_even, rest_odd: the second plane, for 3 bits.
 template <int Bits>
-[[gnu::noinline]] void mix_last_block(const std::uint8_t* row, std::size_t d, LastBlock& out) {
-  constexpr int kCoded = coded_width(Bits);
-  using Quads = QuadsOf<16>::Type;
-  const std::size_t n = d % kBlock;
-  const std::size_t start = (d - n) / 8 * static_cast<std::size_t>(kCoded);
-  const std::size_t bytes = packed_bytes(n, kCoded);
-  std::uint8_t copy[8 + 32] = {};
-  if (start == 0) {
-    store(copy, bytes_before<Bits>(row, d));
+inline Indices indices(const Parities& p, Quads rest_even, Quads rest_odd) {
+  constexpr std::uint64_t k33 = in_each_byte(0x33), k44 = in_each_byte(0x44);
+  if constexpr (Bits == 1 || Bits == 3) {
+    constexpr std::uint64_t k55 = in_each_byte(0x55), kAa = in_each_byte(0xaa);
+    const Quads high = p.now ^ p.flips;
+    const Quads even = (p.low & k55) | ((high << 1) & kAa);
+    const Quads odd = ((p.low >> 1) & k55) | (high & kAa);
+    if constexpr (Bits == 1) return {even, odd, Quads{}, Quads{}};
+    constexpr std::uint64_t kCc = in_each_byte(0xcc);
+    return {(even & k33) | ((rest_even << 2) & kCc), (odd & k33) | ((rest_odd << 2) & kCc),
+            ((even >> 2) & k33) | (rest_even & kCc), ((odd >> 2) & k33) | (rest_odd & kCc)};
+  } else if constexpr (Bits == 2) {
+    const Quads fields = p.now ^ (p.flips & in_each_byte(0xaa));
+    return {(fields & k33) | ((p.low << 1) & k44), ((fields >> 2) & k33) | ((p.low >> 1) & k44),
+            Quads{}, Quads{}};
   } else {
-    std::memcpy(copy, row + 1 + start - 8, 8);
-  }
-  std::memcpy(copy + 8, row + 1 + start, bytes);
-  std::uint8_t fields[32];
-  std::uint8_t parities[32];
-  for (std::size_t at = 0; at < 32; at += 16) {
-    const auto before = [&](std::size_t k) { return load<Quads>(copy + 8 + at - k); };
-    const Quads flips = before(1) ^ before(8);
-    store(fields + at, before(0) ^ (flips & in_each_byte(kCoded == 1   ? 0xff
-                                                         : kCoded == 2 ? 0xaa
-                                                                       : 0x88)));
-    store(parities + at, before(2) ^ before(5) ^ before(7));
-  }
-  spread_last_block<kCoded>(fields, n, out.codes);
-  spread_last_block<kCoded>(parities, n, out.low);
-  std::uint8_t rest[kBlock + 32] = {};
-  if constexpr (Bits == 3) {
-    spread_last_block<2>(row + 1 + packed_bytes(d, 1) + (d - n) / 4, n, rest);
-  }
-  for (std::size_t i = 0; i < kBlock; i += 16) {
-    const auto code = load<Quads>(out.codes + i);
-    const auto low = load<Quads>(out.low + i);
-    if constexpr (Bits == 1) {
-      store(out.codes + i, code << 1 | low);
-    } else if constexpr (Bits == 2) {
-      store(out.codes + i, (low & in_each_byte(2)) << 1 | code);
-    } else if constexpr (Bits == 3) {
-      store(out.codes + i, load<Quads>(rest + i) << 2 | code << 1 | low);
-    } else {
-      store(out.low + i, low << 4);
-    }
+    return {p.now ^ (p.flips & in_each_byte(0x88)), p.low, Quads{}, Quads{}};
   }
 }
 
-// Mixed codes of blocks [first, last) of a row; last - first at most kMixedBlocks, so that they stay
-// in the first cache.
+/// A query as the planes stand; zeros where they have no coordinate.
 template <int Bits>
-inline void mix_row(const std::uint8_t* row, std::size_t d, std::size_t first, std::size_t last,
-                    std::uint8_t* out) {
-  const std::uint8_t* plane = row + 1;
-  const std::uint8_t* rest = plane + packed_bytes(d, coded_width(Bits));
-  // The first block last: the copy that it is made from has to be in memory before it can be read.
-  const std::size_t from = first == 0 ? 1 : first;
-  mix_blocks<Bits>(plane, rest, from, last, out + (from - first) * mixed_bytes(Bits));
-  if (first == 0 && last > 0) mix_first_block<Bits>(row, d, out);
-}
-
-/// f(mixed, i) for each whole block of a row, which begins with coordinate i, then
-/// last(codes, i) for what is left.
-template <int Bits, typename Function, typename Last>
-inline void for_each_mixed_block(const std::uint8_t* row, std::size_t d, const Function& f,
-                                 const Last& last) {
-  alignas(64) std::uint8_t mixed[kMixedBlocks * mixed_bytes(Bits)];
-  const std::size_t blocks = d / kBlock;
-  for (std::size_t first = 0; first < blocks; first += kMixedBlocks) {
-    const std::size_t end = blocks - first < kMixedBlocks ? blocks : first + kMixedBlocks;
-    mix_row<Bits>(row, d, first, end, mixed);
-    for (std::size_t b = first; b < end; ++b) {
-      f(mixed + (b - first) * mixed_bytes(Bits), b * kBlock);
+class PlaneQuery {
+ public:
+  PlaneQuery(const std::int8_t* query, std::size_t d)
+      : bytes_(packed_bytes(d, coded_width(Bits))), pitch_(round_up(bytes_, kBytes)) {
+    constexpr std::size_t kOfBlock = plane_bytes(coded_width(Bits));
+    const std::size_t whole = d / kBlock * kOfBlock;
+    const std::size_t last = bytes_ - whole;
+    for (std::size_t field = 0; field < kFields; ++field) {
+      std::int8_t* to = values_ + field * pitch_;
+      const std::int8_t* from = query + field * kOfBlock;
+      for (std::size_t at = 0; at < whole; at += kOfBlock, from += kBlock) {
+        std::memcpy(to + at, from, kOfBlock);
+      }
+      std::memset(to + whole, 0, pitch_ - whole);
+      const std::size_t n = d % kBlock;
+      const std::size_t start = field * last;
+      if (start < n) {
+        std::memcpy(to + whole, query + d - n + start, n - start < last ? n - start : last);
+      }
     }
   }
-  if (d % kBlock != 0) {
-    LastBlock codes;
-    mix_last_block<Bits>(row, d, codes);
-    last(codes, blocks * kBlock);
+  /// Of field 0 of the register that begins with byte `at` of a plane; a field is `pitch` further.
+  const std::int8_t* of_register(std::size_t at) const { return values_ + at; }
+  std::size_t pitch() const { return pitch_; }
+
+ private:
+  static constexpr std::size_t kFields = fields_of(Bits);
+  std::size_t bytes_, pitch_;
+  alignas(64) std::int8_t values_[kMaxDimension + kFields * kBytes];
+};
+
+/// f(indices, at) for each register of the planes of a row, which begins with byte `at` of each.
+/// What lies past the end of a plane is unspecified.
+template <typename Lanes, int Bits, typename Function>
+inline void for_each_register(const std::uint8_t* row, std::size_t d, const Function& f) {
+  const std::size_t bytes = packed_bytes(d, coded_width(Bits));
+  const std::uint8_t* plane = row + 1;
+  const auto put = [&](Quads now, Quads back, std::size_t at, const auto& read) {
+    const Parities p = parities<Lanes>(now, back);
+    if constexpr (Bits == 3) {
+      f(indices<3>(p, read(plane + bytes + at), read(plane + 2 * bytes + at)), at);
+    } else {
+      f(indices<Bits>(p, Quads{}, Quads{}), at);
+    }
+  };
+  const auto whole = [](const std::uint8_t* from) { return load<Quads>(from); };
+  const std::uint64_t before = bytes_before<Bits>(row, d);
+  if (bytes < kBytes) {
+    const auto part = [&](const std::uint8_t* from) { return Lanes::load_part(from, bytes); };
+    const Quads now = part(plane);
+    put(now, Lanes::back_of_first(now, before), 0, part);
+    return;
+  }
+  const auto first = load<Quads>(plane);
+  put(first, Lanes::back_of_first(first, before), 0, whole);
+  std::size_t at = kBytes;
+  for (; at + kBytes <= bytes; at += kBytes) {
+    put(load<Quads>(plane + at), load<Quads>(plane + at - 16), at, whole);
+  }
+  if (at < bytes) {
+    const std::size_t n = bytes - at;
+    const auto part = [&](const std::uint8_t* from) { return Lanes::load_part(from, n); };
+    const Quads back = n + 16 < kBytes ? Lanes::load_part(plane + at - 16, n + 16)
+                                       : load<Quads>(plane + at - 16);
+    put(part(plane + at), back, at, part);
+  }
+}
+
+/// trellis_decode. levels(indices, to, pitch) writes the levels of a register, field by field.
+template <typename Lanes, int Bits, typename Function>
+inline void decode_planes(const std::uint8_t* row, std::size_t d, std::int8_t* out,
+                          const Function& levels) {
+  constexpr std::size_t kOfBlock = plane_bytes(coded_width(Bits));
+  constexpr std::size_t kFields = fields_of(Bits);
+  alignas(64) std::int8_t planes[kMaxDimension + kFields * kBytes];
+  const std::size_t bytes = packed_bytes(d, coded_width(Bits));
+  const std::size_t pitch = round_up(bytes, kBytes);
+  for_each_register<Lanes, Bits>(
+      row, d, [&](const Indices& of, std::size_t at) { levels(of, planes + at, pitch); });
+  const std::size_t whole = d / kBlock * kOfBlock;
+  for (std::size_t at = 0; at < whole; at += kOfBlock) {
+    for (std::size_t field = 0; field < kFields; ++field, out += kOfBlock) {
+      std::memcpy(out, planes + field * pitch + at, kOfBlock);
+    }
+  }
+  const std::size_t last = bytes - whole;
+  for (std::size_t i = 0; i < d % kBlock; i += last) {
+    const std::size_t n = d % kBlock - i < last ? d % kBlock - i : last;
+    std::memcpy(out + i, planes + i / last * pitch + whole, n);
   }
 }
 

@@ -11,106 +11,131 @@
 namespace turboquant::kernels {
 namespace {
 
-// Levels of 64 coordinates.
-struct TwoHalves {
-  __m256i low, high;
+// What for_each_register needs.
+struct PlaneLanes {
+  template <int Bytes>
+  static Quads before(Quads now, Quads back) {
+    return reinterpret_cast<Quads>(_mm256_alignr_epi8(
+        reinterpret_cast<__m256i>(now), reinterpret_cast<__m256i>(back), 16 - Bytes));
+  }
+  static Quads back_of_first(Quads now, std::uint64_t before) {
+    return reinterpret_cast<Quads>(
+        _mm256_inserti128_si256(_mm256_set1_epi64x(static_cast<long long>(before)),
+                                _mm256_castsi256_si128(reinterpret_cast<__m256i>(now)), 1));
+  }
+  // The first n bytes, less than a register; zeros behind.
+  static Quads load_part(const std::uint8_t* from, std::size_t n) {
+    if (n < 16) {
+      alignas(32) std::uint8_t copy[32] = {};
+      std::memcpy(copy, from, n);
+      return load<Quads>(copy);
+    }
+    // The upper half ends with the last byte and is moved down.
+    alignas(16) static constexpr std::int8_t kMove[32] = {
+        0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    const __m128i upper = _mm_shuffle_epi8(load<__m128i>(from + n - 16), load<__m128i>(kMove + 32 - n));
+    return reinterpret_cast<Quads>(_mm256_set_m128i(upper, load<__m128i>(from)));
+  }
 };
 
+// Levels of a register of indices, field by field: 32 coordinates each.
 template <int Bits>
 class Lookup {
  public:
   Lookup(const TrellisTable& table, std::int32_t add)
       : first_(broadcast_table(table.lookup, add)),
-        second_(broadcast_table(table.lookup + 16, add)) {}
+        second_(Bits == 1 ? upper_fields(first_) : broadcast_table(table.lookup + 16, add)) {}
 
-  // Of a block of mixed codes.
-  TwoHalves of_block(const std::uint8_t* mixed) const {
-    if constexpr (Bits < 4) {
-      constexpr int kMixed = mixed_bits(Bits);
-      return {_mm256_shuffle_epi8(first_, expand<kMixed, 0>(mixed)),
-              _mm256_shuffle_epi8(first_, expand<kMixed, 1>(mixed))};
+  /// f(field, levels), each field once.
+  template <typename Function>
+  void operator()(const Indices& indices, const Function& f) const {
+    const auto even = reinterpret_cast<__m256i>(indices.even);
+    const auto odd = reinterpret_cast<__m256i>(indices.odd);
+    if constexpr (Bits == 1) {
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        const __m256i v = i == 0 ? even : odd;
+        f(i, look_up(first_, low(v)));
+        f(i + 2, look_up(second_, low(v)));
+        f(i + 4, look_up(first_, high(v)));
+        f(i + 6, look_up(second_, high(v)));
+      }
+    } else if constexpr (Bits == 2) {
+      // Bit 3 of a field is clear, so neither half needs a mask.
+      f(0, look_up(first_, even));
+      f(1, look_up(first_, odd));
+      f(2, look_up(first_, _mm256_srli_epi16(even, 4)));
+      f(3, look_up(first_, _mm256_srli_epi16(odd, 4)));
+    } else if constexpr (Bits == 3) {
+      const auto pair = [&](int field, Quads v) {
+        f(field, look_up(first_, low(reinterpret_cast<__m256i>(v))));
+        f(field + 4, look_up(first_, high(reinterpret_cast<__m256i>(v))));
+      };
+      pair(0, indices.even);
+      pair(1, indices.odd);
+      pair(2, indices.even_upper);
+      pair(3, indices.odd_upper);
     } else {
-      const __m256i low = load256(mixed + 32);
-      return {look_up(expand<4, 0>(mixed), _mm256_slli_epi16(low, 4)),
-              look_up(expand<4, 1>(mixed), low)};
+      const auto chosen = [&](__m256i codes, __m256i which) {
+        return _mm256_blendv_epi8(look_up(first_, codes), look_up(second_, codes), which);
+      };
+      f(0, chosen(low(even), _mm256_slli_epi16(odd, 4)));
+      f(1, chosen(high(even), odd));
     }
-  }
-  TwoHalves of_last(const LastBlock& last) const {
-    return {look_up(load256(last.codes), load256(last.low)),
-            look_up(load256(last.codes + 32), load256(last.low + 32))};
   }
 
  private:
-  // low: which table, in the top bits of the bytes.
-  __m256i look_up(__m256i codes, __m256i low) const {
-    const __m256i levels = _mm256_shuffle_epi8(first_, codes);
-    if constexpr (Bits < 4) return levels;
-    return _mm256_blendv_epi8(levels, _mm256_shuffle_epi8(second_, codes), low);
+  static __m256i look_up(__m256i table, __m256i codes) { return _mm256_shuffle_epi8(table, codes); }
+  static __m256i low(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
+  static __m256i high(__m256i v) { return low(_mm256_srli_epi16(v, 4)); }
+  // The table for the upper two bits of an index, of one for the lower two.
+  static __m256i upper_fields(__m256i table) {
+    return _mm256_shuffle_epi8(
+        table, _mm256_broadcastsi128_si256(
+                   _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)));
   }
 
   __m256i first_, second_;
 };
 
-template <int Bits>
-void trellis_decode_bits(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
-                         std::int32_t add, std::int8_t* out) {
-  const Lookup<Bits> lookup(table, add);
-  const auto put = [&](const TwoHalves& levels, std::size_t i) {
-    store(out + i, levels.low);
-    store(out + i + 32, levels.high);
-  };
-  for_each_mixed_block<Bits>(
-      row, d,
-      [&](const std::uint8_t* mixed, std::size_t i) { put(lookup.of_block(mixed), i); },
-      [&](const LastBlock& last, std::size_t i) { put(lookup.of_last(last), i); });
-}
-
 void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
                     std::int32_t add, std::int8_t* out) {
-  by_bits(table.bits,
-          [&](auto bits) { trellis_decode_bits<decltype(bits)::kValue>(row, d, table, add, out); });
+  by_bits(table.bits, [&](auto bits) {
+    constexpr int kBits = decltype(bits)::kValue;
+    const Lookup<kBits> lookup(table, add);
+    decode_planes<PlaneLanes, kBits>(row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
+      lookup(of, [&](int field, __m256i levels) {
+        store(to + static_cast<std::size_t>(field) * pitch, levels);
+      });
+    });
+  });
 }
 
-// Two pair sums of level + offset fit in 16 bits up to 3 bits, as for scalar codes.
+// Pair sums of level + offset that fit in 16 bits.
+constexpr int pair_sums(int bits) { return bits <= 2 ? 8 : bits == 3 ? 2 : 1; }
+
 template <int Bits>
-inline __m256i trellis_block(__m256i sum, const TwoHalves& levels, const std::int8_t* query) {
-  return dot_block<Bits>(sum, levels.low, levels.high, load256(query), load256(query + 32));
-}
-
-template <int Bits>
-[[gnu::noinline]] __m256i trellis_last(__m256i sum, const std::uint8_t* row, std::size_t d,
-                                       const Lookup<Bits>& lookup, const std::int8_t* query) {
-  LastBlock last;
-  mix_last_block<Bits>(row, d, last);
-  return trellis_block<Bits>(sum, lookup.of_last(last), query + d / kBlock * kBlock);
-}
-
-template <int Bits, int Rows>
-inline void trellis_sums(const std::uint8_t* const* row, std::size_t d, const Lookup<Bits>& lookup,
-                         const std::int8_t* query, __m256i* sums) {
-  constexpr std::size_t kOfRow = kMixedBlocks * mixed_bytes(Bits);
-  alignas(64) std::uint8_t mixed[Rows * kOfRow];
-  const std::size_t blocks = d / kBlock;
-  for (std::size_t first = 0; first < blocks; first += kMixedBlocks) {
-    const std::size_t end = blocks - first < kMixedBlocks ? blocks : first + kMixedBlocks;
-    for (int r = 0; r < Rows; ++r) {
-      mix_row<Bits>(row[r], d, first, end, mixed + static_cast<std::size_t>(r) * kOfRow);
-    }
-    __m256i local[Rows];
-    for (int r = 0; r < Rows; ++r) local[r] = sums[r];
-    for (std::size_t b = first; b < end; ++b) {
-#pragma GCC unroll 4
-      for (int r = 0; r < Rows; ++r) {
-        const std::uint8_t* block =
-            mixed + static_cast<std::size_t>(r) * kOfRow + (b - first) * mixed_bytes(Bits);
-        local[r] = trellis_block<Bits>(local[r], lookup.of_block(block), query + b * kBlock);
-      }
-    }
-    for (int r = 0; r < Rows; ++r) sums[r] = local[r];
-  }
-  if (d % kBlock != 0) {
-    for (int r = 0; r < Rows; ++r) sums[r] = trellis_last<Bits>(sums[r], row[r], d, lookup, query);
-  }
+inline __m256i trellis_sums(const std::uint8_t* row, std::size_t d, const Lookup<Bits>& lookup,
+                            const PlaneQuery<Bits>& query) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i sum = _mm256_setzero_si256();
+  for_each_register<PlaneLanes, Bits>(row, d, [&](const Indices& of, std::size_t at) {
+        const std::int8_t* q = query.of_register(at);
+        const std::size_t pitch = query.pitch();
+        constexpr int kSums = pair_sums(Bits) < static_cast<int>(fields_of(Bits))
+                                  ? pair_sums(Bits)
+                                  : static_cast<int>(fields_of(Bits));
+        int n = 0;
+        __m256i pairs = _mm256_setzero_si256();
+        lookup(of, [&](int field, __m256i levels) {
+          const __m256i product =
+              _mm256_maddubs_epi16(levels, load256(q + static_cast<std::size_t>(field) * pitch));
+          pairs = n % kSums == 0 ? product : _mm256_add_epi16(pairs, product);
+          if (++n % kSums == 0) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+        });
+      });
+  return sum;
 }
 
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
@@ -120,19 +145,22 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, table.offset);
+    const PlaneQuery<kBits> planes(query.values, d);
     dot_by<4, kPrefetchBytes>(
         codes, stride, rows, n, dots,
         [&](const std::uint8_t* const row[4]) {
-          __m256i sums[4] = {};
-          trellis_sums<kBits, 4>(row, d, lookup, query.values, sums);
+          __m256i sums[4];
+#pragma GCC unroll 4
+          for (int r = 0; r < 4; ++r) {
+            sums[r] = trellis_sums<kBits>(row[r], d, lookup, planes);
+          }
           return _mm_add_epi32(sum_lanes(sums[0], sums[1], sums[2], sums[3]),
                                _mm_set1_epi32(bias));
         },
         [&](const std::uint8_t* row) {
-          __m256i sum[1] = {};
-          trellis_sums<kBits, 1>(&row, d, lookup, query.values, sum);
+          const __m256i sum = trellis_sums<kBits>(row, d, lookup, planes);
           const __m256i zero = _mm256_setzero_si256();
-          return _mm_cvtsi128_si32(sum_lanes(sum[0], zero, zero, zero)) + bias;
+          return _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero)) + bias;
         });
   });
 }

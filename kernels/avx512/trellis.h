@@ -11,87 +11,144 @@
 namespace turboquant::kernels {
 namespace {
 
+// What for_each_register needs.
+struct PlaneLanes {
+  template <int Bytes>
+  static Quads before(Quads now, Quads back) {
+    return reinterpret_cast<Quads>(_mm512_alignr_epi8(
+        reinterpret_cast<__m512i>(now), reinterpret_cast<__m512i>(back), 16 - Bytes));
+  }
+  static Quads back_of_first(Quads now, std::uint64_t before) {
+    return reinterpret_cast<Quads>(
+        _mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
+                            _mm512_set1_epi64(static_cast<long long>(before)), 6));
+  }
+  // The first n bytes, less than a register; zeros behind.
+  static Quads load_part(const std::uint8_t* from, std::size_t n) {
+    return reinterpret_cast<Quads>(_mm512_maskz_loadu_epi8((std::uint64_t{1} << n) - 1, from));
+  }
+};
+
+// Levels of a register of indices, field by field: 64 coordinates each.
 template <int Bits>
 class Lookup {
  public:
   Lookup(const TrellisTable& table, std::int32_t add)
       : first_(broadcast_table(table.lookup, add)),
-        second_(broadcast_table(table.lookup + 16, add)) {}
-
-  // Levels of a block of mixed codes.
-  __m512i of_block(const std::uint8_t* mixed) const {
-    const __m512i levels = look_up(first_, expand<mixed_bits(Bits)>(mixed));
-    if constexpr (Bits < 4) return levels;
-    const __m512i low = _mm512_broadcast_i64x4(
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mixed + 32)));
-    const __m512i tops = _mm512_sllv_epi64(low, _mm512_setr_epi64(4, 4, 4, 4, 0, 0, 0, 0));
-    return _mm512_mask_mov_epi8(levels, _mm512_movepi8_mask(tops),
-                                look_up(second_, expand<mixed_bits(Bits)>(mixed)));
+        second_(broadcast_table(table.lookup + 16, add)) {
+    if constexpr (Bits == 1) {
+      // Tables for the second field of two bits of an index, and for the third.
+      const __m128i second = _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+      second_ = _mm512_shuffle_epi8(first_, _mm512_broadcast_i32x4(second));
+#if defined(__AVX512VBMI__)
+      third_ = _mm512_permutexvar_epi8(
+          _mm512_srli_epi16(_mm512_and_si512(load512(kCounting.bytes), _mm512_set1_epi8(48)), 4),
+          first_);
+#endif
+    }
+#if defined(__AVX512VBMI__)
+    // The low parity on top of an index.
+    if constexpr (Bits == 4) {
+      first_ = _mm512_mask_mov_epi64(first_, 0xcc, second_);
+    }
+#endif
   }
-  __m512i of_last(const LastBlock& last) const {
-    const __m512i codes = load512(last.codes);
-    const __m512i levels = look_up(first_, codes);
-    if constexpr (Bits < 4) return levels;
-    return _mm512_mask_mov_epi8(levels, _mm512_movepi8_mask(load512(last.low)),
-                                look_up(second_, codes));
+
+  /// f(field, levels), each field once.
+  template <typename Function>
+  void operator()(const Indices& indices, const Function& f) const {
+    const auto even = reinterpret_cast<__m512i>(indices.even);
+    const auto odd = reinterpret_cast<__m512i>(indices.odd);
+    if constexpr (Bits == 1) {
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        const __m512i v = i == 0 ? even : odd;
+#if defined(__AVX512VBMI__)
+        // A look-up reads six bits, three fields.
+        f(i, look_up(first_, v));
+        f(i + 2, look_up(second_, v));
+        f(i + 4, look_up(third_, v));
+        f(i + 6, look_up(second_, _mm512_srli_epi16(v, 4)));
+#else
+        f(i, look_up(first_, low(v)));
+        f(i + 2, look_up(second_, low(v)));
+        f(i + 4, look_up(first_, high(v)));
+        f(i + 6, look_up(second_, high(v)));
+#endif
+      }
+    } else if constexpr (Bits == 2) {
+      // Bit 3 of a field is clear, so neither half needs a mask.
+      f(0, look_up(first_, even));
+      f(1, look_up(first_, odd));
+      f(2, look_up(first_, _mm512_srli_epi16(even, 4)));
+      f(3, look_up(first_, _mm512_srli_epi16(odd, 4)));
+    } else if constexpr (Bits == 3) {
+      const auto pair = [&](int field, Quads v) {
+        f(field, look_up(first_, low(reinterpret_cast<__m512i>(v))));
+        f(field + 4, look_up(first_, high(reinterpret_cast<__m512i>(v))));
+      };
+      pair(0, indices.even);
+      pair(1, indices.odd);
+      pair(2, indices.even_upper);
+      pair(3, indices.odd_upper);
+    } else {
+#if defined(__AVX512VBMI__)
+      const auto with_parity = [&](__m512i codes, __m512i parity) {
+        constexpr int kSelect = 0xca;  // mask ? a : b
+        return _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), codes, parity, kSelect);
+      };
+      f(0, look_up(first_, with_parity(even, _mm512_slli_epi16(odd, 1))));
+      f(1, look_up(first_, with_parity(_mm512_srli_epi16(even, 4), _mm512_srli_epi16(odd, 3))));
+#else
+      const auto chosen = [&](__m512i codes, __m512i which) {
+        return _mm512_mask_shuffle_epi8(look_up(first_, codes), _mm512_movepi8_mask(which), second_,
+                                        codes);
+      };
+      f(0, chosen(low(even), _mm512_slli_epi16(odd, 4)));
+      f(1, chosen(high(even), odd));
+#endif
+    }
   }
 
  private:
-  __m512i first_, second_;
-};
+  static __m512i low(__m512i v) { return clean(v, 15); }
+  static __m512i high(__m512i v) { return clean(_mm512_srli_epi16(v, 4), 15); }
 
-template <int Bits>
-void trellis_decode_bits(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
-                         std::int32_t add, std::int8_t* out) {
-  const Lookup<Bits> lookup(table, add);
-  for_each_mixed_block<Bits>(
-      row, d,
-      [&](const std::uint8_t* mixed, std::size_t i) { store(out + i, lookup.of_block(mixed)); },
-      [&](const LastBlock& last, std::size_t i) { store(out + i, lookup.of_last(last)); });
-}
+  __m512i first_, second_;
+#if defined(__AVX512VBMI__)
+  static constexpr ByteIndices kCounting{64, 1, 0, 0};
+  __m512i third_;
+#endif
+};
 
 void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
                     std::int32_t add, std::int8_t* out) {
-  by_bits(table.bits,
-          [&](auto bits) { trellis_decode_bits<decltype(bits)::kValue>(row, d, table, add, out); });
+  by_bits(table.bits, [&](auto bits) {
+    constexpr int kBits = decltype(bits)::kValue;
+    const Lookup<kBits> lookup(table, add);
+    decode_planes<PlaneLanes, kBits>(row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
+      lookup(of, [&](int field, __m512i levels) {
+        store(to + static_cast<std::size_t>(field) * pitch, levels);
+      });
+    });
+  });
 }
 
 template <int Bits>
-[[gnu::noinline]] __m512i trellis_last(__m512i sum, const std::uint8_t* row, std::size_t d,
-                                       const Lookup<Bits>& lookup, const std::int8_t* query) {
-  LastBlock last;
-  mix_last_block<Bits>(row, d, last);
-  return _mm512_dpbusd_epi32(sum, lookup.of_last(last), load512(query + d / kBlock * kBlock));
-}
-
-template <int Bits, int Rows>
-inline void trellis_sums(const std::uint8_t* const* row, std::size_t d, const Lookup<Bits>& lookup,
-                         const std::int8_t* query, __m512i* sums) {
-  constexpr std::size_t kOfRow = kMixedBlocks * mixed_bytes(Bits);
-  alignas(64) std::uint8_t mixed[Rows * kOfRow];
-  const std::size_t blocks = d / kBlock;
-  for (std::size_t first = 0; first < blocks; first += kMixedBlocks) {
-    const std::size_t end = blocks - first < kMixedBlocks ? blocks : first + kMixedBlocks;
-    for (std::size_t r = 0; r < Rows; ++r) {
-      mix_row<Bits>(row[r], d, first, end, mixed + r * kOfRow);
-    }
-    __m512i local[Rows];
-    for (std::size_t r = 0; r < Rows; ++r) local[r] = sums[r];
-    for (std::size_t b = first; b < end; ++b) {
-      const __m512i q = load512(query + b * kBlock);
-#pragma GCC unroll 4
-      for (std::size_t r = 0; r < Rows; ++r) {
-        const std::uint8_t* block = mixed + r * kOfRow + (b - first) * mixed_bytes(Bits);
-        local[r] = _mm512_dpbusd_epi32(local[r], lookup.of_block(block), q);
-      }
-    }
-    for (std::size_t r = 0; r < Rows; ++r) sums[r] = local[r];
-  }
-  if (d % kBlock != 0) {
-    for (std::size_t r = 0; r < Rows; ++r) {
-      sums[r] = trellis_last<Bits>(sums[r], row[r], d, lookup, query);
-    }
-  }
+inline __m512i trellis_sums(const std::uint8_t* row, std::size_t d, const Lookup<Bits>& lookup,
+                            const PlaneQuery<Bits>& query) {
+  __m512i sums[2] = {};  // in turn, so that additions do not wait for one another
+  for_each_register<PlaneLanes, Bits>(row, d, [&](const Indices& of, std::size_t at) {
+        const std::int8_t* q = query.of_register(at);
+        const std::size_t pitch = query.pitch();
+        int n = 0;
+        lookup(of, [&](int field, __m512i levels) {
+          __m512i& sum = sums[n++ % 2];
+          sum = _mm512_dpbusd_epi32(sum, levels,
+                                    load512(q + static_cast<std::size_t>(field) * pitch));
+        });
+      });
+  return _mm512_add_epi32(sums[0], sums[1]);
 }
 
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
@@ -101,17 +158,19 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, table.offset);
+    const PlaneQuery<kBits> planes(query.values, d);
     dot_by<4, kPrefetchBytes>(
         codes, stride, rows, n, dots,
         [&](const std::uint8_t* const row[4]) {
-          __m512i sums[4] = {};
-          trellis_sums<kBits, 4>(row, d, lookup, query.values, sums);
+          __m512i sums[4];
+#pragma GCC unroll 4
+          for (int r = 0; r < 4; ++r) {
+            sums[r] = trellis_sums<kBits>(row[r], d, lookup, planes);
+          }
           return _mm_add_epi32(sum_lanes(sums), _mm_set1_epi32(bias));
         },
         [&](const std::uint8_t* row) {
-          __m512i sum[1] = {};
-          trellis_sums<kBits, 1>(&row, d, lookup, query.values, sum);
-          return _mm512_reduce_add_epi32(sum[0]) + bias;
+          return _mm512_reduce_add_epi32(trellis_sums<kBits>(row, d, lookup, planes)) + bias;
         });
   });
 }

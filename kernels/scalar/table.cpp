@@ -280,8 +280,7 @@ void trellis_encode(const float* y, std::size_t d, const TrellisTable& table, st
     const PlanePlace at{t % bytes, t / bytes};
     if (table.bits == 3) {
       put_field(row + 1, at, 1, coded);
-      const std::size_t i = plane_coordinate(at, d, width);
-      if (i < d) put_field(row + 1 + bytes, plane_place(i, d, 2), 2, rest);
+      put_field(row + 1 + bytes, rest_place(at, bytes), 2, rest);
     } else {
       put_field(row + 1, at, width, coded << (width - 1) | rest);
     }
@@ -307,7 +306,7 @@ std::int8_t trellis_level(const std::uint8_t* row, std::size_t i, std::size_t d,
                                      (width - 1);
     window |= bit << k;
   }
-  const unsigned rest = table.bits == 3 ? field(row + 1 + bytes, plane_place(i, d, 2), 2)
+  const unsigned rest = table.bits == 3 ? field(row + 1 + bytes, rest_place(at, bytes), 2)
                                         : field(row + 1, at, width) & ((1u << (width - 1)) - 1);
   return table.levels[4 * rest + trellis_label(window)];
 }

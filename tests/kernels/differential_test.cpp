@@ -315,9 +315,7 @@ std::vector<int> trellis_levels(const std::vector<std::uint8_t>& row, std::size_
       if (i >= d) continue;
       int rest = code & ((1 << (width - 1)) - 1);
       if (table.bits == 3) {
-        const std::size_t of_block = i < whole ? 16 : (2 * (d - whole) + 7) / 8;
-        const std::size_t at = 1 + bytes + i / 64 * 16 + i % 64 % of_block;
-        rest = row[at] >> (2 * (i % 64 / of_block)) & 3;
+        rest = row[1 + bytes + bytes * (field % 2) + byte] >> (2 * (field / 2)) & 3;
       }
       EXPECT_EQ(levels[i], 1000) << "two places for one coordinate";
       levels[i] = table.levels[4 * rest + 2 * high + low];
