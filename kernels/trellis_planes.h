@@ -35,6 +35,18 @@ inline Parities parities(Quads now, Quads back) {
               Lanes::template before<7>(now, back)};
 }
 
+// bytes_before of a plane of less than eight bytes.
+[[gnu::noinline]] std::uint64_t bytes_before_short(const std::uint8_t* plane, std::size_t bytes,
+                                                   int width, std::uint64_t state) {
+  std::uint8_t before[16] = {};
+  std::memcpy(before + 8, plane, bytes);
+  for (std::size_t k = 1; k <= 8; ++k) {
+    before[8 - k] = static_cast<std::uint8_t>(before[8 - k + bytes] << width |
+                                              (state >> (8 * (8 - k)) & 0xff));
+  }
+  return load<std::uint64_t>(before);
+}
+
 // What stands in the eight bytes before a plane: its end, a field further up, and the first state
 // in the lowest fields.
 template <int Bits>
@@ -46,14 +58,8 @@ inline std::uint64_t bytes_before(const std::uint8_t* row, std::size_t d) {
   const std::uint64_t bits = row[0] * in_each_byte(1) & 0x0102040810204080u;
   const std::uint64_t state = (bits + 0x7f7e7c7870604000u) >> (8 - kCoded) & kLowest;
   constexpr std::uint64_t kUpper = in_each_byte(0xffu << kCoded & 0xffu);
-  if (bytes >= 8) return (load<std::uint64_t>(row + 1 + bytes - 8) << kCoded & kUpper) | state;
-  std::uint8_t before[16] = {};
-  std::memcpy(before + 8, row + 1, bytes);
-  for (std::size_t k = 1; k <= 8; ++k) {
-    before[8 - k] = static_cast<std::uint8_t>(before[8 - k + bytes] << kCoded |
-                                              (state >> (8 * (8 - k)) & 0xff));
-  }
-  return load<std::uint64_t>(before);
+  if (bytes < 8) return bytes_before_short(row + 1, bytes, kCoded, state);
+  return (load<std::uint64_t>(row + 1 + bytes - 8) << kCoded & kUpper) | state;
 }
 
 /// What the planes of a row become: fields of two bits for 1 bit, of four bits for the rest, indices
@@ -123,42 +129,59 @@ class PlaneQuery {
   alignas(64) std::int8_t values_[kMaxDimension + kFields * kBytes];
 };
 
-/// f(indices, at) for each register of the planes of a row, which begins with byte `at` of each.
-/// What lies past the end of a plane is unspecified.
-template <typename Lanes, int Bits, typename Function>
-inline void for_each_register(const std::uint8_t* row, std::size_t d, const Function& f) {
-  const std::size_t bytes = packed_bytes(d, coded_width(Bits));
-  const std::uint8_t* plane = row + 1;
-  const auto put = [&](Quads now, Quads back, std::size_t at, const auto& read) {
+/// The registers of the planes of rows of one dimension.
+template <typename Lanes, int Bits>
+class Registers {
+ public:
+  explicit Registers(std::size_t d)
+      : d_(d),
+        bytes_(packed_bytes(d, coded_width(Bits))),
+        whole_(bytes_ / kBytes * kBytes),
+        rest_(bytes_ - whole_),
+        rest_back_(rest_.n + 16 < kBytes ? rest_.n + 16 : kBytes) {}
+
+  /// f(indices, at) for each register, which begins with byte `at` of each plane. What lies past the
+  /// end of a plane is unspecified.
+  template <typename Function>
+  [[gnu::always_inline]] void operator()(const std::uint8_t* row, const Function& f) const {
+    const std::uint8_t* plane = row + 1;
+    const std::uint64_t before = bytes_before<Bits>(row, d_);
+    const auto read = [](const std::uint8_t* from) { return load<Quads>(from); };
+    const auto read_part = [this](const std::uint8_t* from) { return rest_.load(from); };
+    if (whole_ == 0) {
+      const Quads now = rest_.load(plane);
+      f(of(plane, now, Lanes::back_of_first(now, before), 0, read_part), 0);
+      return;
+    }
+    const auto first = load<Quads>(plane);
+    f(of(plane, first, Lanes::back_of_first(first, before), 0, read), 0);
+    for (std::size_t at = kBytes; at < whole_; at += kBytes) {
+      f(of(plane, read(plane + at), read(plane + at - 16), at, read), at);
+    }
+    if (rest_.n > 0) {
+      const Quads now = rest_.load(plane + whole_);
+      const Quads back = rest_back_.load(plane + whole_ - 16);
+      f(of(plane, now, back, whole_, read_part), whole_);
+    }
+  }
+
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  template <typename Read>
+  [[gnu::always_inline]] Indices of(const std::uint8_t* plane, Quads now, Quads back,
+                                    std::size_t at, const Read& read) const {
     const Parities p = parities<Lanes>(now, back);
     if constexpr (Bits == 3) {
-      f(indices<3>(p, read(plane + bytes + at), read(plane + 2 * bytes + at)), at);
+      return indices<3>(p, read(plane + bytes_ + at), read(plane + 2 * bytes_ + at));
     } else {
-      f(indices<Bits>(p, Quads{}, Quads{}), at);
+      return indices<Bits>(p, Quads{}, Quads{});
     }
-  };
-  const auto whole = [](const std::uint8_t* from) { return load<Quads>(from); };
-  const std::uint64_t before = bytes_before<Bits>(row, d);
-  if (bytes < kBytes) {
-    const auto part = [&](const std::uint8_t* from) { return Lanes::load_part(from, bytes); };
-    const Quads now = part(plane);
-    put(now, Lanes::back_of_first(now, before), 0, part);
-    return;
   }
-  const auto first = load<Quads>(plane);
-  put(first, Lanes::back_of_first(first, before), 0, whole);
-  std::size_t at = kBytes;
-  for (; at + kBytes <= bytes; at += kBytes) {
-    put(load<Quads>(plane + at), load<Quads>(plane + at - 16), at, whole);
-  }
-  if (at < bytes) {
-    const std::size_t n = bytes - at;
-    const auto part = [&](const std::uint8_t* from) { return Lanes::load_part(from, n); };
-    const Quads back = n + 16 < kBytes ? Lanes::load_part(plane + at - 16, n + 16)
-                                       : load<Quads>(plane + at - 16);
-    put(part(plane + at), back, at, part);
-  }
-}
+
+  std::size_t d_, bytes_, whole_;
+  typename Lanes::Part rest_, rest_back_;
+};
 
 /// trellis_decode. levels(indices, to, pitch) writes the levels of a register, field by field.
 template <typename Lanes, int Bits, typename Function>
@@ -167,10 +190,10 @@ inline void decode_planes(const std::uint8_t* row, std::size_t d, std::int8_t* o
   constexpr std::size_t kOfBlock = plane_bytes(coded_width(Bits));
   constexpr std::size_t kFields = fields_of(Bits);
   alignas(64) std::int8_t planes[kMaxDimension + kFields * kBytes];
-  const std::size_t bytes = packed_bytes(d, coded_width(Bits));
+  const Registers<Lanes, Bits> registers(d);
+  const std::size_t bytes = registers.bytes();
   const std::size_t pitch = round_up(bytes, kBytes);
-  for_each_register<Lanes, Bits>(
-      row, d, [&](const Indices& of, std::size_t at) { levels(of, planes + at, pitch); });
+  registers(row, [&](const Indices& of, std::size_t at) { levels(of, planes + at, pitch); });
   const std::size_t whole = d / kBlock * kOfBlock;
   for (std::size_t at = 0; at < whole; at += kOfBlock) {
     for (std::size_t field = 0; field < kFields; ++field, out += kOfBlock) {

@@ -23,20 +23,26 @@ struct PlaneLanes {
         _mm256_inserti128_si256(_mm256_set1_epi64x(static_cast<long long>(before)),
                                 _mm256_castsi256_si128(reinterpret_cast<__m256i>(now)), 1));
   }
-  // The first n bytes, less than a register; zeros behind.
-  static Quads load_part(const std::uint8_t* from, std::size_t n) {
-    if (n < 16) {
-      alignas(32) std::uint8_t copy[32] = {};
-      std::memcpy(copy, from, n);
-      return load<Quads>(copy);
+  // The first n bytes, at most a register; zeros behind.
+  struct Part {
+    explicit Part(std::size_t bytes) : n(bytes), move() {
+      // The upper half ends with the last byte and is moved down.
+      alignas(16) std::int8_t places[48];
+      for (int i = 0; i < 48; ++i) places[i] = static_cast<std::int8_t>(i < 16 ? i : -1);
+      if (n >= 16) move = kernels::load<__m128i>(places + 32 - n);
     }
-    // The upper half ends with the last byte and is moved down.
-    alignas(16) static constexpr std::int8_t kMove[32] = {
-        0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-    const __m128i upper = _mm_shuffle_epi8(load<__m128i>(from + n - 16), load<__m128i>(kMove + 32 - n));
-    return reinterpret_cast<Quads>(_mm256_set_m128i(upper, load<__m128i>(from)));
-  }
+    Quads load(const std::uint8_t* from) const {
+      if (n < 16) {
+        alignas(32) std::uint8_t copy[32] = {};
+        std::memcpy(copy, from, n);
+        return kernels::load<Quads>(copy);
+      }
+      const __m128i upper = _mm_shuffle_epi8(kernels::load<__m128i>(from + n - 16), move);
+      return reinterpret_cast<Quads>(_mm256_set_m128i(upper, kernels::load<__m128i>(from)));
+    }
+    std::size_t n;
+    __m128i move;
+  };
 };
 
 // Levels of a register of indices, field by field: 32 coordinates each.
@@ -49,7 +55,7 @@ class Lookup {
 
   /// f(field, levels), each field once.
   template <typename Function>
-  void operator()(const Indices& indices, const Function& f) const {
+  [[gnu::always_inline]] void operator()(const Indices& indices, const Function& f) const {
     const auto even = reinterpret_cast<__m256i>(indices.even);
     const auto odd = reinterpret_cast<__m256i>(indices.odd);
     if constexpr (Bits == 1) {
@@ -116,11 +122,11 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
 constexpr int pair_sums(int bits) { return bits <= 2 ? 8 : bits == 3 ? 2 : 1; }
 
 template <int Bits>
-inline __m256i trellis_sums(const std::uint8_t* row, std::size_t d, const Lookup<Bits>& lookup,
-                            const PlaneQuery<Bits>& query) {
+inline __m256i trellis_sums(const std::uint8_t* row, const Registers<PlaneLanes, Bits>& registers,
+                            const Lookup<Bits>& lookup, const PlaneQuery<Bits>& query) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i sum = _mm256_setzero_si256();
-  for_each_register<PlaneLanes, Bits>(row, d, [&](const Indices& of, std::size_t at) {
+  registers(row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
         const std::int8_t* q = query.of_register(at);
         const std::size_t pitch = query.pitch();
         constexpr int kSums = pair_sums(Bits) < static_cast<int>(fields_of(Bits))
@@ -146,19 +152,19 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, table.offset);
     const PlaneQuery<kBits> planes(query.values, d);
+    const Registers<PlaneLanes, kBits> registers(d);
     dot_by<4, kPrefetchBytes>(
         codes, stride, rows, n, dots,
         [&](const std::uint8_t* const row[4]) {
           __m256i sums[4];
-#pragma GCC unroll 4
           for (int r = 0; r < 4; ++r) {
-            sums[r] = trellis_sums<kBits>(row[r], d, lookup, planes);
+            sums[r] = trellis_sums<kBits>(row[r], registers, lookup, planes);
           }
           return _mm_add_epi32(sum_lanes(sums[0], sums[1], sums[2], sums[3]),
                                _mm_set1_epi32(bias));
         },
         [&](const std::uint8_t* row) {
-          const __m256i sum = trellis_sums<kBits>(row, d, lookup, planes);
+          const __m256i sum = trellis_sums<kBits>(row, registers, lookup, planes);
           const __m256i zero = _mm256_setzero_si256();
           return _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero)) + bias;
         });

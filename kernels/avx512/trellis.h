@@ -23,10 +23,16 @@ struct PlaneLanes {
         _mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
                             _mm512_set1_epi64(static_cast<long long>(before)), 6));
   }
-  // The first n bytes, less than a register; zeros behind.
-  static Quads load_part(const std::uint8_t* from, std::size_t n) {
-    return reinterpret_cast<Quads>(_mm512_maskz_loadu_epi8((std::uint64_t{1} << n) - 1, from));
-  }
+  // The first n bytes, at most a register; zeros behind.
+  struct Part {
+    explicit Part(std::size_t bytes)
+        : n(bytes), mask(bytes < 64 ? (std::uint64_t{1} << bytes) - 1 : ~std::uint64_t{0}) {}
+    Quads load(const std::uint8_t* from) const {
+      return reinterpret_cast<Quads>(_mm512_maskz_loadu_epi8(mask, from));
+    }
+    std::size_t n;
+    __mmask64 mask;
+  };
 };
 
 // Levels of a register of indices, field by field: 64 coordinates each.
@@ -56,7 +62,7 @@ class Lookup {
 
   /// f(field, levels), each field once.
   template <typename Function>
-  void operator()(const Indices& indices, const Function& f) const {
+  [[gnu::always_inline]] void operator()(const Indices& indices, const Function& f) const {
     const auto even = reinterpret_cast<__m512i>(indices.even);
     const auto odd = reinterpret_cast<__m512i>(indices.odd);
     if constexpr (Bits == 1) {
@@ -135,10 +141,10 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
 }
 
 template <int Bits>
-inline __m512i trellis_sums(const std::uint8_t* row, std::size_t d, const Lookup<Bits>& lookup,
-                            const PlaneQuery<Bits>& query) {
+inline __m512i trellis_sums(const std::uint8_t* row, const Registers<PlaneLanes, Bits>& registers,
+                            const Lookup<Bits>& lookup, const PlaneQuery<Bits>& query) {
   __m512i sums[2] = {};  // in turn, so that additions do not wait for one another
-  for_each_register<PlaneLanes, Bits>(row, d, [&](const Indices& of, std::size_t at) {
+  registers(row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
         const std::int8_t* q = query.of_register(at);
         const std::size_t pitch = query.pitch();
         int n = 0;
@@ -159,18 +165,18 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, table.offset);
     const PlaneQuery<kBits> planes(query.values, d);
+    const Registers<PlaneLanes, kBits> registers(d);
     dot_by<4, kPrefetchBytes>(
         codes, stride, rows, n, dots,
         [&](const std::uint8_t* const row[4]) {
           __m512i sums[4];
-#pragma GCC unroll 4
           for (int r = 0; r < 4; ++r) {
-            sums[r] = trellis_sums<kBits>(row[r], d, lookup, planes);
+            sums[r] = trellis_sums<kBits>(row[r], registers, lookup, planes);
           }
           return _mm_add_epi32(sum_lanes(sums), _mm_set1_epi32(bias));
         },
         [&](const std::uint8_t* row) {
-          return _mm512_reduce_add_epi32(trellis_sums<kBits>(row, d, lookup, planes)) + bias;
+          return _mm512_reduce_add_epi32(trellis_sums<kBits>(row, registers, lookup, planes)) + bias;
         });
   });
 }
