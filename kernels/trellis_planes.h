@@ -140,28 +140,43 @@ class Registers {
         rest_(bytes_ - whole_),
         rest_back_(rest_.n + 16 < kBytes ? rest_.n + 16 : kBytes) {}
 
+  /// f(Shape) with what the compiler has to know of these registers.
+  template <typename Function>
+  void by_shape(const Function& f) const {
+    if (whole_ == 0) {
+      f(Shape<false, true>());
+    } else if (rest_.n == 0) {
+      f(Shape<true, false>());
+    } else {
+      f(Shape<true, true>());
+    }
+  }
+  template <bool HasWhole, bool HasPart>
+  struct Shape {
+    static constexpr bool kWhole = HasWhole, kPart = HasPart;
+  };
+
   /// f(indices, at) for each register, which begins with byte `at` of each plane. What lies past the
   /// end of a plane is unspecified.
-  template <typename Function>
-  [[gnu::always_inline]] void operator()(const std::uint8_t* row, const Function& f) const {
+  template <typename OfShape, typename Function>
+  [[gnu::always_inline]] void for_each(OfShape /*shape*/, const std::uint8_t* row,
+                                       const Function& f) const {
     const std::uint8_t* plane = row + 1;
     const std::uint64_t before = bytes_before<Bits>(row, d_);
-    const auto read = [](const std::uint8_t* from) { return load<Quads>(from); };
-    const auto read_part = [this](const std::uint8_t* from) { return rest_.load(from); };
-    if (whole_ == 0) {
-      const Quads now = rest_.load(plane);
-      f(of(plane, now, Lanes::back_of_first(now, before), 0, read_part), 0);
-      return;
+    if constexpr (OfShape::kWhole) {
+      const auto read = [](const std::uint8_t* from) { return load<Quads>(from); };
+      for (std::size_t at = 0; at < whole_; at += kBytes) {
+        const Quads now = read(plane + at);
+        const Quads back = at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - 16);
+        f(of(plane, now, back, at, read), at);
+      }
     }
-    const auto first = load<Quads>(plane);
-    f(of(plane, first, Lanes::back_of_first(first, before), 0, read), 0);
-    for (std::size_t at = kBytes; at < whole_; at += kBytes) {
-      f(of(plane, read(plane + at), read(plane + at - 16), at, read), at);
-    }
-    if (rest_.n > 0) {
-      const Quads now = rest_.load(plane + whole_);
-      const Quads back = rest_back_.load(plane + whole_ - 16);
-      f(of(plane, now, back, whole_, read_part), whole_);
+    if constexpr (OfShape::kPart) {
+      const auto read = [this](const std::uint8_t* from) { return rest_.load(from); };
+      const Quads now = read(plane + whole_);
+      const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - 16)
+                                         : Lanes::back_of_first(now, before);
+      f(of(plane, now, back, whole_, read), whole_);
     }
   }
 
@@ -193,7 +208,11 @@ inline void decode_planes(const std::uint8_t* row, std::size_t d, std::int8_t* o
   const Registers<Lanes, Bits> registers(d);
   const std::size_t bytes = registers.bytes();
   const std::size_t pitch = round_up(bytes, kBytes);
-  registers(row, [&](const Indices& of, std::size_t at) { levels(of, planes + at, pitch); });
+  registers.by_shape([&](auto shape) {
+    registers.for_each(shape, row, [&](const Indices& of, std::size_t at) {
+      levels(of, planes + at, pitch);
+    });
+  });
   const std::size_t whole = d / kBlock * kOfBlock;
   for (std::size_t at = 0; at < whole; at += kOfBlock) {
     for (std::size_t field = 0; field < kFields; ++field, out += kOfBlock) {

@@ -121,12 +121,14 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
 // Pair sums of level + offset that fit in 16 bits.
 constexpr int pair_sums(int bits) { return bits <= 2 ? 8 : bits == 3 ? 2 : 1; }
 
-template <int Bits>
-inline __m256i trellis_sums(const std::uint8_t* row, const Registers<PlaneLanes, Bits>& registers,
-                            const Lookup<Bits>& lookup, const PlaneQuery<Bits>& query) {
+template <int Bits, typename OfShape>
+[[gnu::always_inline]] inline __m256i trellis_sums(
+    OfShape shape, const std::uint8_t* row, const Registers<PlaneLanes, Bits>& registers,
+    const Lookup<Bits>& lookup, const PlaneQuery<Bits>& query) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i sum = _mm256_setzero_si256();
-  registers(row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+  registers.for_each(
+      shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
         const std::int8_t* q = query.of_register(at);
         const std::size_t pitch = query.pitch();
         constexpr int kSums = pair_sums(Bits) < static_cast<int>(fields_of(Bits))
@@ -153,21 +155,23 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
     const Lookup<kBits> lookup(table, table.offset);
     const PlaneQuery<kBits> planes(query.values, d);
     const Registers<PlaneLanes, kBits> registers(d);
-    dot_by<4, kPrefetchBytes>(
-        codes, stride, rows, n, dots,
-        [&](const std::uint8_t* const row[4]) {
-          __m256i sums[4];
-          for (int r = 0; r < 4; ++r) {
-            sums[r] = trellis_sums<kBits>(row[r], registers, lookup, planes);
-          }
-          return _mm_add_epi32(sum_lanes(sums[0], sums[1], sums[2], sums[3]),
-                               _mm_set1_epi32(bias));
-        },
-        [&](const std::uint8_t* row) {
-          const __m256i sum = trellis_sums<kBits>(row, registers, lookup, planes);
-          const __m256i zero = _mm256_setzero_si256();
-          return _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero)) + bias;
-        });
+    registers.by_shape([&](auto shape) {
+      dot_by<4, kPrefetchBytes>(
+          codes, stride, rows, n, dots,
+          [&](const std::uint8_t* const row[4]) {
+            __m256i sums[4];
+#pragma GCC unroll 4
+            for (int r = 0; r < 4; ++r) {
+              sums[r] = trellis_sums<kBits>(shape, row[r], registers, lookup, planes);
+            }
+            return _mm_add_epi32(sum_lanes(sums[0], sums[1], sums[2], sums[3]), _mm_set1_epi32(bias));
+          },
+          [&](const std::uint8_t* row) {
+            const __m256i sum = trellis_sums<kBits>(shape, row, registers, lookup, planes);
+            const __m256i zero = _mm256_setzero_si256();
+            return _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero)) + bias;
+          });
+    });
   });
 }
 

@@ -140,11 +140,13 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   });
 }
 
-template <int Bits>
-inline __m512i trellis_sums(const std::uint8_t* row, const Registers<PlaneLanes, Bits>& registers,
-                            const Lookup<Bits>& lookup, const PlaneQuery<Bits>& query) {
+template <int Bits, typename OfShape>
+[[gnu::always_inline]] inline __m512i trellis_sums(
+    OfShape shape, const std::uint8_t* row, const Registers<PlaneLanes, Bits>& registers,
+    const Lookup<Bits>& lookup, const PlaneQuery<Bits>& query) {
   __m512i sums[2] = {};  // in turn, so that additions do not wait for one another
-  registers(row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+  registers.for_each(
+      shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
         const std::int8_t* q = query.of_register(at);
         const std::size_t pitch = query.pitch();
         int n = 0;
@@ -166,18 +168,22 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
     const Lookup<kBits> lookup(table, table.offset);
     const PlaneQuery<kBits> planes(query.values, d);
     const Registers<PlaneLanes, kBits> registers(d);
-    dot_by<4, kPrefetchBytes>(
-        codes, stride, rows, n, dots,
-        [&](const std::uint8_t* const row[4]) {
-          __m512i sums[4];
-          for (int r = 0; r < 4; ++r) {
-            sums[r] = trellis_sums<kBits>(row[r], registers, lookup, planes);
-          }
-          return _mm_add_epi32(sum_lanes(sums), _mm_set1_epi32(bias));
-        },
-        [&](const std::uint8_t* row) {
-          return _mm512_reduce_add_epi32(trellis_sums<kBits>(row, registers, lookup, planes)) + bias;
-        });
+    registers.by_shape([&](auto shape) {
+      dot_by<4, kPrefetchBytes>(
+          codes, stride, rows, n, dots,
+          [&](const std::uint8_t* const row[4]) {
+            __m512i sums[4];
+#pragma GCC unroll 4
+            for (int r = 0; r < 4; ++r) {
+              sums[r] = trellis_sums<kBits>(shape, row[r], registers, lookup, planes);
+            }
+            return _mm_add_epi32(sum_lanes(sums), _mm_set1_epi32(bias));
+          },
+          [&](const std::uint8_t* row) {
+            const __m512i sum = trellis_sums<kBits>(shape, row, registers, lookup, planes);
+            return _mm512_reduce_add_epi32(sum) + bias;
+          });
+    });
   });
 }
 
