@@ -39,8 +39,8 @@ constexpr std::size_t plane_bytes(int width) { return 8 * static_cast<std::size_
 // holds the coded bits: of one-bit fields for 1 and 3 bits, of whole codes, the coded bit on top,
 // for 2 and 4. The plane has M = ceil(d * width / 8) bytes, laid out in blocks as above. A last
 // block of n coordinates takes W = ceil(n * width / 8) bytes and has coordinate i in byte i % W,
-// bits [width * (i / W), ...). For 3 bits 2 M bytes follow with the other two bits of the coordinate
-// at byte m, bit p: byte M * (p % 2) + m, bits [2 * (p / 2), ...).
+// bits [width * (i / W), ...). For 3 bits 2 M bytes follow with the other two bits of the
+// coordinate at byte m, bit p: byte M * (p % 2) + m, bits [2 * (p / 2), ...).
 constexpr int coded_width(int bits) { return bits == 3 ? 1 : bits; }
 
 constexpr std::size_t trellis_bytes(std::size_t d, int bits) {
@@ -50,20 +50,19 @@ constexpr std::size_t trellis_bytes(std::size_t d, int bits) {
 /// Coded bits before the present one that a level depends on: what the byte of first state holds.
 inline constexpr std::size_t kMemory = 8;
 
-/// Label of a window of coded bits, the present one in bit 0: two parities.
-constexpr unsigned trellis_label(unsigned window, unsigned low_taps, unsigned high_taps) {
-  unsigned low = window & low_taps;
-  unsigned high = window & high_taps;
+/// The coded bits whose parity is the low, the high bit of a label: bit k is k steps before.
+constexpr unsigned low_taps(int bits) { return bits == 4 ? 0x020 : 0x0a4; }
+inline constexpr unsigned kHighTaps = 0x103;
+
+/// Label of a window of coded bits, the present one in bit 0.
+constexpr unsigned trellis_label(unsigned window, int bits) {
+  unsigned low = window & low_taps(bits);
+  unsigned high = window & kHighTaps;
   for (unsigned shift = 8; shift > 0; shift /= 2) {
     low ^= low >> shift;
     high ^= high >> shift;
   }
   return (low & 1) | (high & 1) << 1;
-}
-inline constexpr unsigned kLowTaps = 0x0a4;   // 2, 5 and 7 before
-inline constexpr unsigned kHighTaps = 0x103;  // the present one, 1 and 8 before
-constexpr unsigned trellis_label(unsigned window) {
-  return trellis_label(window, kLowTaps, kHighTaps);
 }
 
 /// Steps of a path: all fields of the plane with the coded bits, whether a coordinate has them or
@@ -84,7 +83,8 @@ struct PlanePlace {
 };
 constexpr PlanePlace plane_place(std::size_t i, std::size_t d, int width) {
   const std::size_t block = i / kBlock;
-  const std::size_t bytes = block < d / kBlock ? plane_bytes(width) : packed_bytes(d % kBlock, width);
+  const std::size_t bytes =
+      block < d / kBlock ? plane_bytes(width) : packed_bytes(d % kBlock, width);
   return {block * plane_bytes(width) + i % kBlock % bytes, i % kBlock / bytes};
 }
 

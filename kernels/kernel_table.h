@@ -27,11 +27,11 @@ inline constexpr std::size_t kMaxTrellisLevels = 32;
 
 /// A trellis code. docs/code_format.md, "Trellis codes".
 struct alignas(64) TrellisTable {
-  int bits;                                ///< 1 to 4 for each coordinate
-  std::int32_t offset;                     ///< largest |level|
-  float factor;                            ///< a coordinate times this is in the units of `targets`
-  std::int8_t levels[kMaxTrellisLevels];   ///< 2^(bits+1), ascending; levels[n-1-r] = -levels[r]
-  std::int16_t targets[kMaxTrellisLevels]; ///< levels in the units of the encoder
+  int bits;                               ///< 1 to 4 for each coordinate
+  std::int32_t offset;                    ///< largest |level|
+  float factor;                           ///< a coordinate times this is in the units of `targets`
+  std::int8_t levels[kMaxTrellisLevels];  ///< 2^(bits+1), ascending; levels[n-1-r] = -levels[r]
+  std::int16_t targets[kMaxTrellisLevels];  ///< levels in the units of the encoder
   /// Levels where backends look them up, see trellis_planes.h; without use past 2^(bits+1).
   std::int8_t lookup[kMaxTrellisLevels];
 };

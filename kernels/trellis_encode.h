@@ -1,5 +1,6 @@
 // KernelTable::trellis_encode for every SIMD backend: sums of 256 states in 16 bits, as
-// many a register as fit. `Lanes` brings what the vector extensions cannot say. Internal linkage, one copy per backend.
+// many a register as fit. `Lanes` brings what the vector extensions cannot say. Internal linkage,
+// one copy per backend.
 #pragma once
 
 #include "kernels/by_bits.h"
@@ -61,11 +62,12 @@ void label_costs(const float* y, std::size_t n, const TrellisTable& table, std::
 
 // Byte indices within a quadword of the costs of four labels. Lane j of [l]: label j ^ l, counted
 // from the label of state 2 j.
+template <int Bits>
 struct LabelLanes {
   constexpr LabelLanes() : bytes() {
     for (unsigned l = 0; l < 4; ++l) {
       for (unsigned j = 0; j < kWords; ++j) {
-        const unsigned label = trellis_label(2 * j) ^ l;
+        const unsigned label = trellis_label(2 * j, Bits) ^ l;
         bytes[l][2 * j] = static_cast<std::uint8_t>(2 * label);
         bytes[l][2 * j + 1] = static_cast<std::uint8_t>(2 * label + 1);
       }
@@ -73,33 +75,36 @@ struct LabelLanes {
   }
   alignas(64) std::uint8_t bytes[4][2 * kWords];
 };
-inline constexpr LabelLanes kLabelLanes{};
+template <int Bits>
+inline constexpr LabelLanes<Bits> kLabelLanes{};
 
+template <int Bits>
 struct WindowLabels {
   constexpr WindowLabels() : of() {
-    for (unsigned w = 0; w < 512; ++w) of[w] = static_cast<std::uint8_t>(trellis_label(w));
+    for (unsigned w = 0; w < 512; ++w) of[w] = static_cast<std::uint8_t>(trellis_label(w, Bits));
   }
   std::uint8_t of[512];
 };
-inline constexpr WindowLabels kWindowLabels{};
+template <int Bits>
+inline constexpr WindowLabels<Bits> kWindowLabels{};
 
 // One step: from the sums of 256 states to those after it. Returns the least of them. Writes for
 // each state whether it comes from the second of its predecessors.
-template <typename Lanes>
+template <typename Lanes, int Bits>
 inline std::uint16_t trellis_step(const std::uint16_t* sums, std::uint64_t costs,
                                   std::uint16_t floor, std::uint16_t* next, std::uint8_t* choices) {
   // The present bit and the oldest one turn the same bit of a label.
-  static_assert(trellis_label(1) == 2 && trellis_label(256) == 2);
+  static_assert(trellis_label(1, Bits) == 2 && trellis_label(256, Bits) == 2);
   const Words quads = Lanes::broadcast_quad(costs) - floor;
   Words of_label[4];
   for (std::size_t l = 0; l < 4; ++l) {
-    of_label[l] = Lanes::shuffle_quads(quads, kLabelLanes.bytes[l]);
+    of_label[l] = Lanes::shuffle_quads(quads, kLabelLanes<Bits>.bytes[l]);
   }
   const Words most = Words{} + static_cast<std::uint16_t>(32767);
   Words least = most;
 #pragma GCC unroll 16
   for (std::size_t r = 0; r < 128 / kWords; ++r) {
-    const unsigned label = trellis_label(static_cast<unsigned>(2 * r * kWords));
+    const unsigned label = trellis_label(static_cast<unsigned>(2 * r * kWords), Bits);
     const auto a = load<Words>(sums + r * kWords);
     const auto b = load<Words>(sums + 128 + r * kWords);
     const Words even_first = a + of_label[label];
@@ -129,7 +134,7 @@ inline void write_path(const std::uint8_t* choices, const std::uint16_t* rests, 
       const std::size_t second = Lanes::choice(choices + t * Lanes::kChoiceBytes, state);
       const std::size_t window = state | second << 8;
       const std::size_t i = plane_coordinate({byte, field}, d, kCoded);
-      const unsigned rest = i < d ? rests[i] >> 4 * kWindowLabels.of[window] & 15u : 0u;
+      const unsigned rest = i < d ? rests[i] >> 4 * kWindowLabels<Bits>.of[window] & 15u : 0u;
       const auto coded = static_cast<unsigned>(window & 1);
       const unsigned code = Bits == 3 ? coded : coded << (kCoded - 1) | rest;
       row[1 + byte] = static_cast<std::uint8_t>(row[1 + byte] | code << kCoded * field);
@@ -163,8 +168,8 @@ void trellis_path(const float* y, std::size_t d, const TrellisTable& table, std:
     for (std::size_t byte = 0; byte < packed_bytes(d, kCoded); ++byte, ++t) {
       const std::size_t i = plane_coordinate({byte, field}, d, kCoded);
       const std::uint64_t quad = i < d ? load<std::uint64_t>(costs + 4 * i) : 0;
-      floor = trellis_step<Lanes>(sums[t % 2], quad, floor, sums[(t + 1) % 2],
-                                  choices + t * Lanes::kChoiceBytes);
+      floor = trellis_step<Lanes, Bits>(sums[t % 2], quad, floor, sums[(t + 1) % 2],
+                                        choices + t * Lanes::kChoiceBytes);
     }
   }
   const std::uint16_t* last = sums[t % 2];

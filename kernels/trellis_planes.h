@@ -17,7 +17,9 @@ typedef std::uint64_t Quads __attribute__((vector_size(kBytes)));
 constexpr std::uint64_t in_each_byte(unsigned byte) { return 0x0101010101010101u * byte; }
 
 /// Fields of a byte of the plane with the coded bits.
-constexpr std::size_t fields_of(int bits) { return 8 / static_cast<std::size_t>(coded_width(bits)); }
+constexpr std::size_t fields_of(int bits) {
+  return 8 / static_cast<std::size_t>(coded_width(bits));
+}
 
 /// A register of the plane with the coded bits, and what comes of the bytes before each: `now` with
 /// `flips` over it has the high parities at the coded bits, `low` the low ones.
@@ -25,14 +27,25 @@ struct Parities {
   Quads now, flips, low;
 };
 
-// back: for each 16 bytes of `now` the 16 bytes before them. Lanes brings what the vector extensions
-// cannot say.
-template <typename Lanes>
+// back: for each 16 bytes of `now` the 16 bytes before them. Lanes brings what the vector
+// extensions cannot say.
+template <typename Lanes, int Bits>
 inline Parities parities(Quads now, Quads back) {
-  static_assert(kLowTaps == 0x0a4 && kHighTaps == 0x103);
-  return {now, Lanes::template before<1>(now, back) ^ Lanes::template before<8>(now, back),
-          Lanes::template before<2>(now, back) ^ Lanes::template before<5>(now, back) ^
-              Lanes::template before<7>(now, back)};
+  static_assert(low_taps(1) == 0x0a4 && low_taps(4) == 0x020 && kHighTaps == 0x103);
+  const Quads flips = Lanes::template before<1>(now, back) ^ Lanes::template before<8>(now, back);
+  Quads low = Lanes::template before<5>(now, back);
+  if constexpr (Bits < 4) {
+    low ^= Lanes::template before<2>(now, back) ^ Lanes::template before<7>(now, back);
+  }
+  return {now, flips, low};
+}
+
+// The same where the eight bytes before can be read.
+template <int Bits>
+inline Parities parities_at(const std::uint8_t* plane) {
+  Quads low = load<Quads>(plane - 5);
+  if constexpr (Bits < 4) low ^= load<Quads>(plane - 2) ^ load<Quads>(plane - 7);
+  return {load<Quads>(plane), load<Quads>(plane - 1) ^ load<Quads>(plane - 8), low};
 }
 
 // bytes_before of a plane of less than eight bytes.
@@ -41,8 +54,8 @@ inline Parities parities(Quads now, Quads back) {
   std::uint8_t before[16] = {};
   std::memcpy(before + 8, plane, bytes);
   for (std::size_t k = 1; k <= 8; ++k) {
-    before[8 - k] = static_cast<std::uint8_t>(before[8 - k + bytes] << width |
-                                              (state >> (8 * (8 - k)) & 0xff));
+    before[8 - k] =
+        static_cast<std::uint8_t>(before[8 - k + bytes] << width | (state >> (8 * (8 - k)) & 0xff));
   }
   return load<std::uint64_t>(before);
 }
@@ -62,14 +75,13 @@ inline std::uint64_t bytes_before(const std::uint8_t* row, std::size_t d) {
   return (load<std::uint64_t>(row + 1 + bytes - 8) << kCoded & kUpper) | state;
 }
 
-/// What the planes of a row become: fields of two bits for 1 bit, of four bits for the rest, indices
-/// into TrellisTable::lookup. 1 and 3 bits: fields 0, 2, 4, 6 in even, 1, 3, 5, 7 in odd.
+/// What the planes of a row become: fields of two bits for 1 bit, of four bits for the rest,
+/// indices into TrellisTable::lookup. 1 and 3 bits: fields 0, 2, 4, 6 in even, 1, 3, 5, 7 in odd.
 /// 1 bit: both parities, the high one on top.
-/// 2 bits: fields 0 and 2 in even, 1 and 3 in odd: the low parity above the high one above the rest.
-/// 3 bits: the rest above both parities; fields 0 and 4 in even, 2 and 6 in even_upper, 1 and 5 in
-/// odd, 3 and 7 in odd_upper.
-/// 4 bits: the high parity above the rest in even; the low one, which chooses one of two tables, on
-/// top of each field of odd, over anything.
+/// 2 bits: fields 0 and 2 in even, 1 and 3 in odd: the low parity above the high one above the
+/// rest. 3 bits: the rest above both parities; fields 0 and 4 in even, 2 and 6 in even_upper, 1 and
+/// 5 in odd, 3 and 7 in odd_upper. 4 bits: the high parity above the rest in even; the low one,
+/// which chooses one of two tables, on top of each field of odd, over anything.
 struct Indices {
   Quads even, odd, even_upper, odd_upper;
 };
@@ -156,8 +168,8 @@ class Registers {
     static constexpr bool kWhole = HasWhole, kPart = HasPart;
   };
 
-  /// f(indices, at) for each register, which begins with byte `at` of each plane. What lies past the
-  /// end of a plane is unspecified.
+  /// f(indices, at) for each register, which begins with byte `at` of each plane. What lies past
+  /// the end of a plane is unspecified.
   template <typename OfShape, typename Function>
   [[gnu::always_inline]] void for_each(OfShape /*shape*/, const std::uint8_t* row,
                                        const Function& f) const {
@@ -166,9 +178,13 @@ class Registers {
     if constexpr (OfShape::kWhole) {
       const auto read = [](const std::uint8_t* from) { return load<Quads>(from); };
       for (std::size_t at = 0; at < whole_; at += kBytes) {
+        if (at > 0 && Lanes::kLoadsBefore) {
+          f(of(plane, parities_at<Bits>(plane + at), at, read), at);
+          continue;
+        }
         const Quads now = read(plane + at);
         const Quads back = at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - 16);
-        f(of(plane, now, back, at, read), at);
+        f(of(plane, parities<Lanes, Bits>(now, back), at, read), at);
       }
     }
     if constexpr (OfShape::kPart) {
@@ -176,7 +192,7 @@ class Registers {
       const Quads now = read(plane + whole_);
       const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - 16)
                                          : Lanes::back_of_first(now, before);
-      f(of(plane, now, back, whole_, read), whole_);
+      f(of(plane, parities<Lanes, Bits>(now, back), whole_, read), whole_);
     }
   }
 
@@ -184,9 +200,8 @@ class Registers {
 
  private:
   template <typename Read>
-  [[gnu::always_inline]] Indices of(const std::uint8_t* plane, Quads now, Quads back,
-                                    std::size_t at, const Read& read) const {
-    const Parities p = parities<Lanes>(now, back);
+  [[gnu::always_inline]] Indices of(const std::uint8_t* plane, const Parities& p, std::size_t at,
+                                    const Read& read) const {
     if constexpr (Bits == 3) {
       return indices<3>(p, read(plane + bytes_ + at), read(plane + 2 * bytes_ + at));
     } else {
@@ -209,9 +224,8 @@ inline void decode_planes(const std::uint8_t* row, std::size_t d, std::int8_t* o
   const std::size_t bytes = registers.bytes();
   const std::size_t pitch = round_up(bytes, kBytes);
   registers.by_shape([&](auto shape) {
-    registers.for_each(shape, row, [&](const Indices& of, std::size_t at) {
-      levels(of, planes + at, pitch);
-    });
+    registers.for_each(shape, row,
+                       [&](const Indices& of, std::size_t at) { levels(of, planes + at, pitch); });
   });
   const std::size_t whole = d / kBlock * kOfBlock;
   for (std::size_t at = 0; at < whole; at += kOfBlock) {

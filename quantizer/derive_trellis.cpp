@@ -1,7 +1,7 @@
-// Derives the levels of quantizer/trellis.cpp. They start as quantiles of a wider Gaussian; rounds of
-// Viterbi's algorithm over rows of Gaussian samples and of centroids improve them; more of them with
-// the levels rounded to integers make them what is stored. Prints levels, step and the distortion of
-// other samples, and fails when those in use are others.
+// Derives the levels of quantizer/trellis.cpp. They start as quantiles of a wider Gaussian; rounds
+// of Viterbi's algorithm over rows of Gaussian samples and of centroids improve them; more of them
+// with the levels rounded to integers make them what is stored. Prints levels, step and the
+// distortion of other samples, and fails when those in use are others.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -29,9 +29,9 @@ struct Statistics {
 };
 
 // The best path of each row of kRow samples, from any state to any state.
-Statistics best_paths(const std::vector<float>& samples, const Levels& levels) {
+Statistics best_paths(int bits, const std::vector<float>& samples, const Levels& levels) {
   std::vector<unsigned> labels(2 * kStates);
-  for (unsigned w = 0; w < 2 * kStates; ++w) labels[w] = kernels::trellis_label(w);
+  for (unsigned w = 0; w < 2 * kStates; ++w) labels[w] = kernels::trellis_label(w, bits);
   std::vector<std::uint8_t> second(kRow * kStates);
   std::vector<std::size_t> chosen(kRow * 4);
   std::vector<float> sums(kStates), next(kStates);
@@ -103,11 +103,12 @@ Table derive(int bits, const std::vector<float>& samples, int most) {
   const std::size_t n = std::size_t{2} << bits;
   Levels levels(n);
   for (std::size_t r = 0; r < n / 2; ++r) {
-    levels[r] = static_cast<float>(quantile((static_cast<double>(r) + 0.5) / static_cast<double>(n)));
+    levels[r] =
+        static_cast<float>(quantile((static_cast<double>(r) + 0.5) / static_cast<double>(n)));
     levels[n - 1 - r] = -levels[r];
   }
   for (int round = 0; round < kRounds; ++round) {
-    move_to_centroids(best_paths(samples, levels), levels);
+    move_to_centroids(best_paths(bits, samples, levels), levels);
   }
   Table table{std::vector<int>(n), double{levels.back()} / most};
   for (int round = 0;; ++round) {
@@ -118,7 +119,7 @@ Table derive(int bits, const std::vector<float>& samples, int most) {
       rounded[r] = static_cast<float>(table.integers[r] * table.step);
     }
     if (round == kIntegerRounds) return table;
-    const Statistics seen = best_paths(samples, rounded);
+    const Statistics seen = best_paths(bits, samples, rounded);
     double product = 0, square = 0;
     for (std::size_t r = 0; r < n; ++r) {
       product += table.integers[r] * seen.sums[r];
@@ -149,7 +150,7 @@ int run(int bits, int most) {
   double square = 0;
   for (const float x : others) square += double{x} * x;
   std::printf("%d bits, at most %d: step %.17g, distortion %.5f\n", bits, most, table.step,
-              best_paths(others, levels).error / square);
+              best_paths(bits, others, levels).error / square);
   for (std::size_t r = n / 2; r < n; ++r) std::printf("%d, ", table.integers[r]);
   std::printf("\n");
   return same && table.step == trellis_step(bits) ? 0 : 1;

@@ -6,14 +6,13 @@ namespace turboquant {
 namespace {
 
 constexpr double kSteps[4] = {0.24779434330210054, 0.17292780504915067, 0.080766106959691997,
-                              0.048767954897199282};
+                              0.050246606625615461};
 
 // The positive levels.
-constexpr std::int8_t kUpper[4][16] = {
-    {1, 5},
-    {1, 3, 6, 11},
-    {1, 4, 6, 9, 12, 16, 22, 31},
-    {1, 3, 5, 7, 9, 11, 14, 16, 19, 22, 25, 29, 34, 40, 48, 61}};
+constexpr std::int8_t kUpper[4][16] = {{1, 5},
+                                       {1, 3, 6, 11},
+                                       {1, 4, 6, 9, 12, 16, 22, 31},
+                                       {1, 3, 5, 7, 9, 11, 13, 16, 18, 21, 24, 28, 33, 39, 47, 59}};
 
 // The encoder works in 1/8192 of the deviation of a coordinate, or a little more, so that levels
 // are integers there too.

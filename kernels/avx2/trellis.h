@@ -13,10 +13,12 @@ namespace {
 
 // What for_each_register needs.
 struct PlaneLanes {
+  // Loads that cross cache lines cost less than shuffles.
+  static constexpr bool kLoadsBefore = true;
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
-    return reinterpret_cast<Quads>(_mm256_alignr_epi8(
-        reinterpret_cast<__m256i>(now), reinterpret_cast<__m256i>(back), 16 - Bytes));
+    return reinterpret_cast<Quads>(_mm256_alignr_epi8(reinterpret_cast<__m256i>(now),
+                                                      reinterpret_cast<__m256i>(back), 16 - Bytes));
   }
   static Quads back_of_first(Quads now, std::uint64_t before) {
     return reinterpret_cast<Quads>(
@@ -97,9 +99,8 @@ class Lookup {
   static __m256i high(__m256i v) { return low(_mm256_srli_epi16(v, 4)); }
   // The table for the upper two bits of an index, of one for the lower two.
   static __m256i upper_fields(__m256i table) {
-    return _mm256_shuffle_epi8(
-        table, _mm256_broadcastsi128_si256(
-                   _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)));
+    return _mm256_shuffle_epi8(table, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                          0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)));
   }
 
   __m256i first_, second_;
@@ -110,11 +111,12 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
-    decode_planes<PlaneLanes, kBits>(row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
-      lookup(of, [&](int field, __m256i levels) {
-        store(to + static_cast<std::size_t>(field) * pitch, levels);
-      });
-    });
+    decode_planes<PlaneLanes, kBits>(
+        row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
+          lookup(of, [&](int field, __m256i levels) {
+            store(to + static_cast<std::size_t>(field) * pitch, levels);
+          });
+        });
   });
 }
 
@@ -122,9 +124,10 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
 constexpr int pair_sums(int bits) { return bits <= 2 ? 8 : bits == 3 ? 2 : 1; }
 
 template <int Bits, typename OfShape>
-[[gnu::always_inline]] inline __m256i trellis_sums(
-    OfShape shape, const std::uint8_t* row, const Registers<PlaneLanes, Bits>& registers,
-    const Lookup<Bits>& lookup, const PlaneQuery<Bits>& query) {
+[[gnu::always_inline]] inline __m256i trellis_sums(OfShape shape, const std::uint8_t* row,
+                                                   const Registers<PlaneLanes, Bits>& registers,
+                                                   const Lookup<Bits>& lookup,
+                                                   const PlaneQuery<Bits>& query) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i sum = _mm256_setzero_si256();
   registers.for_each(
@@ -164,7 +167,8 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
             for (int r = 0; r < 4; ++r) {
               sums[r] = trellis_sums<kBits>(shape, row[r], registers, lookup, planes);
             }
-            return _mm_add_epi32(sum_lanes(sums[0], sums[1], sums[2], sums[3]), _mm_set1_epi32(bias));
+            return _mm_add_epi32(sum_lanes(sums[0], sums[1], sums[2], sums[3]),
+                                 _mm_set1_epi32(bias));
           },
           [&](const std::uint8_t* row) {
             const __m256i sum = trellis_sums<kBits>(shape, row, registers, lookup, planes);

@@ -13,15 +13,16 @@ namespace {
 
 // What for_each_register needs.
 struct PlaneLanes {
+  // Every load of a register at another place crosses a cache line.
+  static constexpr bool kLoadsBefore = false;
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
-    return reinterpret_cast<Quads>(_mm512_alignr_epi8(
-        reinterpret_cast<__m512i>(now), reinterpret_cast<__m512i>(back), 16 - Bytes));
+    return reinterpret_cast<Quads>(_mm512_alignr_epi8(reinterpret_cast<__m512i>(now),
+                                                      reinterpret_cast<__m512i>(back), 16 - Bytes));
   }
   static Quads back_of_first(Quads now, std::uint64_t before) {
-    return reinterpret_cast<Quads>(
-        _mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
-                            _mm512_set1_epi64(static_cast<long long>(before)), 6));
+    return reinterpret_cast<Quads>(_mm512_alignr_epi64(
+        reinterpret_cast<__m512i>(now), _mm512_set1_epi64(static_cast<long long>(before)), 6));
   }
   // The first n bytes, at most a register; zeros behind.
   struct Part {
@@ -132,18 +133,20 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
-    decode_planes<PlaneLanes, kBits>(row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
-      lookup(of, [&](int field, __m512i levels) {
-        store(to + static_cast<std::size_t>(field) * pitch, levels);
-      });
-    });
+    decode_planes<PlaneLanes, kBits>(
+        row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
+          lookup(of, [&](int field, __m512i levels) {
+            store(to + static_cast<std::size_t>(field) * pitch, levels);
+          });
+        });
   });
 }
 
 template <int Bits, typename OfShape>
-[[gnu::always_inline]] inline __m512i trellis_sums(
-    OfShape shape, const std::uint8_t* row, const Registers<PlaneLanes, Bits>& registers,
-    const Lookup<Bits>& lookup, const PlaneQuery<Bits>& query) {
+[[gnu::always_inline]] inline __m512i trellis_sums(OfShape shape, const std::uint8_t* row,
+                                                   const Registers<PlaneLanes, Bits>& registers,
+                                                   const Lookup<Bits>& lookup,
+                                                   const PlaneQuery<Bits>& query) {
   __m512i sums[2] = {};  // in turn, so that additions do not wait for one another
   registers.for_each(
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {

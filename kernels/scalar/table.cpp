@@ -244,8 +244,8 @@ LabelCosts label_costs(float y, const TrellisTable& table) {
 
 // Puts `value` into a field that is 0.
 void put_field(std::uint8_t* plane, PlanePlace at, int width, unsigned value) {
-  plane[at.byte] =
-      static_cast<std::uint8_t>(plane[at.byte] | value << static_cast<std::size_t>(width) * at.field);
+  plane[at.byte] = static_cast<std::uint8_t>(plane[at.byte] |
+                                             value << static_cast<std::size_t>(width) * at.field);
 }
 
 void trellis_encode(const float* y, std::size_t d, const TrellisTable& table, std::uint8_t* work,
@@ -263,8 +263,8 @@ void trellis_encode(const float* y, std::size_t d, const TrellisTable& table, st
     const LabelCosts costs = costs_at(t);
     std::int32_t next[256];
     for (unsigned m = 0; m < 256; ++m) {
-      const std::int32_t a = sums[m / 2] + costs.cost[trellis_label(m)];
-      const std::int32_t b = sums[m / 2 + 128] + costs.cost[trellis_label(m + 256)];
+      const std::int32_t a = sums[m / 2] + costs.cost[trellis_label(m, table.bits)];
+      const std::int32_t b = sums[m / 2 + 128] + costs.cost[trellis_label(m + 256, table.bits)];
       work[256 * t + m] = b < a ? 1 : 0;
       next[m] = std::min(std::min(a, b) - floor, 32767);
     }
@@ -276,7 +276,7 @@ void trellis_encode(const float* y, std::size_t d, const TrellisTable& table, st
   for (std::size_t t = steps; t-- > 0;) {
     const unsigned window = state + 256u * work[256 * t + state];
     const unsigned coded = window & 1;
-    const unsigned rest = costs_at(t).rest[trellis_label(window)];
+    const unsigned rest = costs_at(t).rest[trellis_label(window, table.bits)];
     const PlanePlace at{t % bytes, t / bytes};
     if (table.bits == 3) {
       put_field(row + 1, at, 1, coded);
@@ -301,14 +301,14 @@ std::int8_t trellis_level(const std::uint8_t* row, std::size_t i, std::size_t d,
   const std::size_t t = at.field * bytes + at.byte;
   unsigned window = 0;
   for (std::size_t k = 0; k <= kMemory; ++k) {
-    const unsigned bit = t < k ? row[0] >> (k - t - 1) & 1u
-                               : field(row + 1, {(t - k) % bytes, (t - k) / bytes}, width) >>
-                                     (width - 1);
+    const unsigned bit =
+        t < k ? row[0] >> (k - t - 1) & 1u
+              : field(row + 1, {(t - k) % bytes, (t - k) / bytes}, width) >> (width - 1);
     window |= bit << k;
   }
   const unsigned rest = table.bits == 3 ? field(row + 1 + bytes, rest_place(at, bytes), 2)
                                         : field(row + 1, at, width) & ((1u << (width - 1)) - 1);
-  return table.levels[4 * rest + trellis_label(window)];
+  return table.levels[4 * rest + trellis_label(window, table.bits)];
 }
 
 void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
@@ -324,7 +324,8 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
   for (std::size_t j = 0; j < n; ++j) {
     const std::uint8_t* row = codes + stride * (rows != nullptr ? rows[j] : j);
     dots[j] = 0;
-    for (std::size_t i = 0; i < d; ++i) dots[j] += trellis_level(row, i, d, table) * query.values[i];
+    for (std::size_t i = 0; i < d; ++i)
+      dots[j] += trellis_level(row, i, d, table) * query.values[i];
   }
 }
 

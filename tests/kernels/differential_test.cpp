@@ -304,7 +304,7 @@ std::vector<int> trellis_levels(const std::vector<std::uint8_t>& row, std::size_
       const int code = row[1 + byte] >> (width * field) & ((1 << width) - 1);
       coded.push_back(code >> (width - 1));
       const int* now = &coded.back();
-      const int low = now[-2] ^ now[-5] ^ now[-7];
+      const int low = table.bits == 4 ? now[-5] : now[-2] ^ now[-5] ^ now[-7];
       const int high = now[0] ^ now[-1] ^ now[-8];
       std::size_t i;
       if (byte < whole * width / 8) {
@@ -335,7 +335,8 @@ TEST_P(Backend, TrellisDecode) {
         tested().trellis_decode(odd.data(), d, table, add, out.data());
         const std::vector<int> levels = trellis_levels(row, d, table);
         for (std::size_t i = 0; i < d; ++i) {
-          ASSERT_EQ(out[i], static_cast<std::int8_t>(levels[i] + add)) << bits << " " << d << " " << i;
+          ASSERT_EQ(out[i], static_cast<std::int8_t>(levels[i] + add))
+              << bits << " " << d << " " << i;
         }
       }
     }
