@@ -10,11 +10,10 @@ namespace turboquant {
 namespace {
 
 TEST(Trellis, TablesAreTheFormats) {
-  const std::vector<int> upper[] = {
-      {1, 5},
-      {1, 3, 6, 11},
-      {1, 4, 6, 9, 12, 16, 22, 31},
-      {1, 3, 5, 7, 9, 11, 13, 16, 18, 21, 24, 28, 33, 39, 47, 59}};
+  const std::vector<int> upper[] = {{1, 5},
+                                    {1, 3, 6, 11},
+                                    {1, 4, 6, 9, 12, 16, 22, 31},
+                                    {1, 3, 5, 7, 9, 11, 13, 16, 18, 21, 24, 28, 33, 39, 47, 59}};
   const double steps[] = {0.24779434330210054, 0.17292780504915067, 0.080766106959691997,
                           0.050246606625615461};
   for (int bits = 1; bits <= 4; ++bits) {
