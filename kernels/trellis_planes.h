@@ -131,9 +131,10 @@ class PlaneQuery {
       }
     }
   }
-  /// Of field 0 of the register that begins with byte `at` of a plane; a field is `pitch` further.
-  const std::int8_t* of_register(std::size_t at) const { return values_ + at; }
-  std::size_t pitch() const { return pitch_; }
+  /// Of a field of the register that begins with byte `at` of a plane.
+  const std::int8_t* of(int field, std::size_t at) const {
+    return values_ + static_cast<std::size_t>(field) * pitch_ + at;
+  }
 
  private:
   static constexpr std::size_t kFields = fields_of(Bits);
@@ -155,17 +156,21 @@ class Registers {
   /// f(Shape) with what the compiler has to know of these registers.
   template <typename Function>
   void by_shape(const Function& f) const {
-    if (whole_ == 0) {
-      f(Shape<false, true>());
-    } else if (rest_.n == 0) {
-      f(Shape<true, false>());
+    const bool half = rest_.n <= kBytes / 2;
+    if (rest_.n == 0) {
+      f(Shape<true, false, false>());
+    } else if (whole_ == 0) {
+      half ? f(Shape<false, true, true>()) : f(Shape<false, true, false>());
     } else {
-      f(Shape<true, true>());
+      half ? f(Shape<true, true, true>()) : f(Shape<true, true, false>());
     }
   }
-  template <bool HasWhole, bool HasPart>
+  /// Whole registers, a part of one at the end, and whether that is at most a half.
+  template <bool HasWhole, bool HasPart, bool HasHalf>
   struct Shape {
-    static constexpr bool kWhole = HasWhole, kPart = HasPart;
+    static constexpr bool kWhole = HasWhole, kPart = HasPart, kHalf = HasHalf;
+    /// Less halves that are taken together with another row's.
+    using Alone = Shape<HasWhole, HasPart && !HasHalf, false>;
   };
 
   /// f(indices, at) for each register, which begins with byte `at` of each plane. What lies past
@@ -193,6 +198,26 @@ class Registers {
       const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - 16)
                                          : Lanes::back_of_first(now, before);
       f(of(plane, parities<Lanes, Bits>(now, back), whole_, read), whole_);
+    }
+  }
+
+  /// f(indices, at) once, for the last halves of registers of two rows side by side.
+  template <typename OfShape, typename Function>
+  [[gnu::always_inline]] void last_halves(OfShape /*shape*/, const std::uint8_t* a,
+                                          const std::uint8_t* b, const Function& f) const {
+    const auto read = [&](std::size_t at, const typename Lanes::Part& part) {
+      return Lanes::two_halves(part.load_half(a + 1 + at), part.load_half(b + 1 + at));
+    };
+    const Quads now = read(whole_, rest_);
+    const Quads back =
+        OfShape::kWhole
+            ? read(whole_ - 16, rest_back_)
+            : Lanes::back_of_halves(now, bytes_before<Bits>(a, d_), bytes_before<Bits>(b, d_));
+    const Parities p = parities<Lanes, Bits>(now, back);
+    if constexpr (Bits == 3) {
+      f(indices<3>(p, read(bytes_ + whole_, rest_), read(2 * bytes_ + whole_, rest_)), whole_);
+    } else {
+      f(indices<Bits>(p, Quads{}, Quads{}), whole_);
     }
   }
 

@@ -42,9 +42,22 @@ struct PlaneLanes {
       const __m128i upper = _mm_shuffle_epi8(kernels::load<__m128i>(from + n - 16), move);
       return reinterpret_cast<Quads>(_mm256_set_m128i(upper, kernels::load<__m128i>(from)));
     }
+    // The first 16 at most.
+    __m128i load_half(const std::uint8_t* from) const {
+      if (n >= 16) return kernels::load<__m128i>(from);
+      alignas(16) std::uint8_t copy[16] = {};
+      std::memcpy(copy, from, n);
+      return kernels::load<__m128i>(copy);
+    }
     std::size_t n;
     __m128i move;
   };
+  static Quads two_halves(__m128i a, __m128i b) {
+    return reinterpret_cast<Quads>(_mm256_set_m128i(b, a));
+  }
+  static Quads back_of_halves(Quads /*now*/, std::uint64_t a, std::uint64_t b) {
+    return Quads{a, a, b, b};
+  }
 };
 
 // Levels of a register of indices, field by field: 32 coordinates each.
@@ -123,30 +136,61 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
 // Pair sums of level + offset that fit in 16 bits.
 constexpr int pair_sums(int bits) { return bits <= 2 ? 8 : bits == 3 ? 2 : 1; }
 
+// Adds the products of a register of indices. load(values): a register of the query.
+template <int Bits, typename Load>
+[[gnu::always_inline]] inline __m256i add_products(__m256i sum, const Indices& of,
+                                                   const Lookup<Bits>& lookup,
+                                                   const PlaneQuery<Bits>& query, std::size_t at,
+                                                   const Load& load) {
+  constexpr int kFields = static_cast<int>(fields_of(Bits));
+  constexpr int kSums = pair_sums(Bits) < kFields ? pair_sums(Bits) : kFields;
+  const __m256i ones = _mm256_set1_epi16(1);
+  int n = 0;
+  __m256i pairs = _mm256_setzero_si256();
+  lookup(of, [&](int field, __m256i levels) __attribute__((always_inline)) {
+    const __m256i product = _mm256_maddubs_epi16(levels, load(query.of(field, at)));
+    pairs = n % kSums == 0 ? product : _mm256_add_epi16(pairs, product);
+    if (++n % kSums == 0) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+  });
+  return sum;
+}
+
 template <int Bits, typename OfShape>
 [[gnu::always_inline]] inline __m256i trellis_sums(OfShape shape, const std::uint8_t* row,
                                                    const Registers<PlaneLanes, Bits>& registers,
                                                    const Lookup<Bits>& lookup,
                                                    const PlaneQuery<Bits>& query) {
-  const __m256i ones = _mm256_set1_epi16(1);
   __m256i sum = _mm256_setzero_si256();
   registers.for_each(
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        const std::int8_t* q = query.of_register(at);
-        const std::size_t pitch = query.pitch();
-        constexpr int kSums = pair_sums(Bits) < static_cast<int>(fields_of(Bits))
-                                  ? pair_sums(Bits)
-                                  : static_cast<int>(fields_of(Bits));
-        int n = 0;
-        __m256i pairs = _mm256_setzero_si256();
-        lookup(of, [&](int field, __m256i levels) {
-          const __m256i product =
-              _mm256_maddubs_epi16(levels, load256(q + static_cast<std::size_t>(field) * pitch));
-          pairs = n % kSums == 0 ? product : _mm256_add_epi16(pairs, product);
-          if (++n % kSums == 0) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
-        });
+        sum = add_products<Bits>(sum, of, lookup, query, at,
+                                 [](const std::int8_t* values) { return load256(values); });
       });
   return sum;
+}
+
+// The sums of the last halves of four rows.
+template <int Bits, typename OfShape>
+[[gnu::always_inline]] inline __m128i last_halves(OfShape shape, const std::uint8_t* const row[4],
+                                                  const Registers<PlaneLanes, Bits>& registers,
+                                                  const Lookup<Bits>& lookup,
+                                                  const PlaneQuery<Bits>& query) {
+  __m256i sums[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    registers.last_halves(
+        shape, row[i], row[i + 2],
+        [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+          sums[i] = add_products<Bits>(_mm256_setzero_si256(), of, lookup, query, at,
+                                       [](const std::int8_t* values) {
+                                         return _mm256_broadcastsi128_si256(load<__m128i>(values));
+                                       });
+        });
+  }
+  // Rows 0 and 1 in the lower half, 2 and 3 in the upper one.
+  const __m256i two = _mm256_hadd_epi32(sums[0], sums[1]);
+  const __m256i one = _mm256_hadd_epi32(two, two);
+  return _mm_unpacklo_epi64(_mm256_castsi256_si128(one), _mm256_extracti128_si256(one, 1));
 }
 
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
@@ -159,16 +203,23 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
     const PlaneQuery<kBits> planes(query.values, d);
     const Registers<PlaneLanes, kBits> registers(d);
     registers.by_shape([&](auto shape) {
+      using OfShape = decltype(shape);
       dot_by<4, kPrefetchBytes>(
           codes, stride, rows, n, dots,
           [&](const std::uint8_t* const row[4]) {
-            __m256i sums[4];
-#pragma GCC unroll 4
-            for (int r = 0; r < 4; ++r) {
-              sums[r] = trellis_sums<kBits>(shape, row[r], registers, lookup, planes);
+            __m128i all = _mm_set1_epi32(bias);
+            if constexpr (OfShape::kHalf) {
+              all = _mm_add_epi32(all, last_halves<kBits>(shape, row, registers, lookup, planes));
             }
-            return _mm_add_epi32(sum_lanes(sums[0], sums[1], sums[2], sums[3]),
-                                 _mm_set1_epi32(bias));
+            if constexpr (OfShape::kWhole || !OfShape::kHalf) {
+              __m256i sums[4];
+#pragma GCC unroll 4
+              for (int r = 0; r < 4; ++r) {
+                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup, planes);
+              }
+              all = _mm_add_epi32(all, sum_lanes(sums[0], sums[1], sums[2], sums[3]));
+            }
+            return all;
           },
           [&](const std::uint8_t* row) {
             const __m256i sum = trellis_sums<kBits>(shape, row, registers, lookup, planes);

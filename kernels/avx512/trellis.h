@@ -31,9 +31,22 @@ struct PlaneLanes {
     Quads load(const std::uint8_t* from) const {
       return reinterpret_cast<Quads>(_mm512_maskz_loadu_epi8(mask, from));
     }
+    // The first 32 at most.
+    __m256i load_half(const std::uint8_t* from) const {
+      return _mm256_maskz_loadu_epi8(static_cast<__mmask32>(mask), from);
+    }
     std::size_t n;
     __mmask64 mask;
   };
+  static Quads two_halves(__m256i a, __m256i b) {
+    return reinterpret_cast<Quads>(_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
+  }
+  static Quads back_of_halves(Quads now, std::uint64_t a, std::uint64_t b) {
+    const auto v = reinterpret_cast<__m512i>(now);
+    __m512i back = _mm512_shuffle_i64x2(v, v, 0xa0);
+    back = _mm512_mask_set1_epi64(back, 0x03, static_cast<long long>(a));
+    return reinterpret_cast<Quads>(_mm512_mask_set1_epi64(back, 0x30, static_cast<long long>(b)));
+  }
 };
 
 // Levels of a register of indices, field by field: 64 coordinates each.
@@ -142,21 +155,45 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   });
 }
 
+// Adds the products of a register of indices to two sums in turn, so that additions do not wait for
+// one another. load(values): a register of the query.
+template <int Bits, typename Load>
+[[gnu::always_inline]] inline void add_products(__m512i sums[2], const Indices& of,
+                                                const Lookup<Bits>& lookup,
+                                                const PlaneQuery<Bits>& query, std::size_t at,
+                                                const Load& load) {
+  lookup(of, [&](int field, __m512i levels) __attribute__((always_inline)) {
+    __m512i& sum = sums[field / 2 % 2];
+    sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
+  });
+}
+
 template <int Bits, typename OfShape>
 [[gnu::always_inline]] inline __m512i trellis_sums(OfShape shape, const std::uint8_t* row,
                                                    const Registers<PlaneLanes, Bits>& registers,
                                                    const Lookup<Bits>& lookup,
                                                    const PlaneQuery<Bits>& query) {
-  __m512i sums[2] = {};  // in turn, so that additions do not wait for one another
+  __m512i sums[2] = {};
   registers.for_each(
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        const std::int8_t* q = query.of_register(at);
-        const std::size_t pitch = query.pitch();
-        int n = 0;
-        lookup(of, [&](int field, __m512i levels) {
-          __m512i& sum = sums[n++ % 2];
-          sum = _mm512_dpbusd_epi32(sum, levels,
-                                    load512(q + static_cast<std::size_t>(field) * pitch));
+        add_products<Bits>(sums, of, lookup, query, at,
+                           [](const std::int8_t* values) { return load512(values); });
+      });
+  return _mm512_add_epi32(sums[0], sums[1]);
+}
+
+// The sums of the last halves of two rows, each in half a register.
+template <int Bits, typename OfShape>
+[[gnu::always_inline]] inline __m512i last_halves(OfShape shape, const std::uint8_t* a,
+                                                  const std::uint8_t* b,
+                                                  const Registers<PlaneLanes, Bits>& registers,
+                                                  const Lookup<Bits>& lookup,
+                                                  const PlaneQuery<Bits>& query) {
+  __m512i sums[2] = {};
+  registers.last_halves(
+      shape, a, b, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+        add_products<Bits>(sums, of, lookup, query, at, [](const std::int8_t* values) {
+          return _mm512_broadcast_i64x4(load<__m256i>(values));
         });
       });
   return _mm512_add_epi32(sums[0], sums[1]);
@@ -172,13 +209,27 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
     const PlaneQuery<kBits> planes(query.values, d);
     const Registers<PlaneLanes, kBits> registers(d);
     registers.by_shape([&](auto shape) {
+      using OfShape = decltype(shape);
       dot_by<4, kPrefetchBytes>(
           codes, stride, rows, n, dots,
           [&](const std::uint8_t* const row[4]) {
-            __m512i sums[4];
+            __m512i sums[4] = {};
+            if constexpr (OfShape::kWhole || !OfShape::kHalf) {
 #pragma GCC unroll 4
-            for (int r = 0; r < 4; ++r) {
-              sums[r] = trellis_sums<kBits>(shape, row[r], registers, lookup, planes);
+              for (int r = 0; r < 4; ++r) {
+                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup,
+                                              planes);
+              }
+            }
+            if constexpr (OfShape::kHalf) {
+              // A half of a register more for each of two rows.
+#pragma GCC unroll 2
+              for (int r = 0; r < 4; r += 2) {
+                const __m512i both =
+                    last_halves<kBits>(shape, row[r], row[r + 1], registers, lookup, planes);
+                sums[r] = _mm512_mask_add_epi32(sums[r], 0x00ff, sums[r], both);
+                sums[r + 1] = _mm512_mask_add_epi32(sums[r + 1], 0xff00, sums[r + 1], both);
+              }
             }
             return _mm_add_epi32(sum_lanes(sums), _mm_set1_epi32(bias));
           },

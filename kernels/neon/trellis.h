@@ -111,11 +111,10 @@ template <int Bits, typename OfShape>
   int32x4_t sums[2] = {};  // in turn, so that additions do not wait for one another
   registers.for_each(
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        const std::int8_t* q = query.of_register(at);
         lookup(of, [&](int field, int8x16_t levels) {
           int32x4_t& sum = sums[field % 2];
           sum =
-              vdotq_s32(sum, levels, vld1q_s8(q + static_cast<std::size_t>(field) * query.pitch()));
+              vdotq_s32(sum, levels, vld1q_s8(query.of(field, at)));
         });
       });
   return vaddq_s32(sums[0], sums[1]);
