@@ -27,7 +27,7 @@ struct Parities {
   Quads now, flips, low;
 };
 
-// back: for each 16 bytes of `now` the 16 bytes before them. Lanes brings what the vector
+// back: for each Lanes::kBack bytes of `now` as many bytes before them. Lanes brings what the vector
 // extensions cannot say.
 template <typename Lanes, int Bits>
 inline Parities parities(Quads now, Quads back) {
@@ -151,7 +151,7 @@ class Registers {
         bytes_(packed_bytes(d, coded_width(Bits))),
         whole_(bytes_ / kBytes * kBytes),
         rest_(bytes_ - whole_),
-        rest_back_(rest_.n + 16 < kBytes ? rest_.n + 16 : kBytes) {}
+        rest_back_(rest_.n + Lanes::kBack < kBytes ? rest_.n + Lanes::kBack : kBytes) {}
 
   /// f(Shape) with what the compiler has to know of these registers.
   template <typename Function>
@@ -188,14 +188,14 @@ class Registers {
           continue;
         }
         const Quads now = read(plane + at);
-        const Quads back = at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - 16);
+        const Quads back = at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - Lanes::kBack);
         f(of(plane, parities<Lanes, Bits>(now, back), at, read), at);
       }
     }
     if constexpr (OfShape::kPart) {
       const auto read = [this](const std::uint8_t* from) { return rest_.load(from); };
       const Quads now = read(plane + whole_);
-      const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - 16)
+      const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - Lanes::kBack)
                                          : Lanes::back_of_first(now, before);
       f(of(plane, parities<Lanes, Bits>(now, back), whole_, read), whole_);
     }
@@ -211,7 +211,7 @@ class Registers {
     const Quads now = read(whole_, rest_);
     const Quads back =
         OfShape::kWhole
-            ? read(whole_ - 16, rest_back_)
+            ? read(whole_ - Lanes::kBack, rest_back_)
             : Lanes::back_of_halves(now, bytes_before<Bits>(a, d_), bytes_before<Bits>(b, d_));
     const Parities p = parities<Lanes, Bits>(now, back);
     if constexpr (Bits == 3) {

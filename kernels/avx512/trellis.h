@@ -15,14 +15,20 @@ namespace {
 struct PlaneLanes {
   // Every load of a register at another place crosses a cache line.
   static constexpr bool kLoadsBefore = false;
+  static constexpr std::size_t kBack = 8;
+  // Shifts of words, since shuffles are what the look-ups need.
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
-    return reinterpret_cast<Quads>(_mm512_alignr_epi8(reinterpret_cast<__m512i>(now),
-                                                      reinterpret_cast<__m512i>(back), 16 - Bytes));
+    if constexpr (Bytes == 8) {
+      return back;
+    } else {
+      return (now << 8 * Bytes) ^ (back >> (64 - 8 * Bytes));
+    }
   }
   static Quads back_of_first(Quads now, std::uint64_t before) {
-    return reinterpret_cast<Quads>(_mm512_alignr_epi64(
-        reinterpret_cast<__m512i>(now), _mm512_set1_epi64(static_cast<long long>(before)), 6));
+    return reinterpret_cast<Quads>(
+        _mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
+                            _mm512_set1_epi64(static_cast<long long>(before)), 7));
   }
   // The first n bytes, at most a register; zeros behind.
   struct Part {
@@ -42,10 +48,8 @@ struct PlaneLanes {
     return reinterpret_cast<Quads>(_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
   }
   static Quads back_of_halves(Quads now, std::uint64_t a, std::uint64_t b) {
-    const auto v = reinterpret_cast<__m512i>(now);
-    __m512i back = _mm512_shuffle_i64x2(v, v, 0xa0);
-    back = _mm512_mask_set1_epi64(back, 0x03, static_cast<long long>(a));
-    return reinterpret_cast<Quads>(_mm512_mask_set1_epi64(back, 0x30, static_cast<long long>(b)));
+    const auto back = reinterpret_cast<__m512i>(back_of_first(now, a));
+    return reinterpret_cast<Quads>(_mm512_mask_set1_epi64(back, 0x10, static_cast<long long>(b)));
   }
 };
 
