@@ -22,17 +22,18 @@ struct CodeTable {
   float thresholds[8];     ///< 2^(bits-1) - 1 ascending magnitudes; the rest is +infinity
 };
 
-/// States of a trellis code: the last eight bits of a row's stream.
-inline constexpr std::size_t kStates = 256;
+/// Levels of a trellis code: twice as many as its bits can name at a time.
+inline constexpr std::size_t kMaxTrellisLevels = 32;
 
-/// A trellis code: what level the last eight bits of the stream stand for. docs/code_format.md,
-/// "Trellis codes".
+/// A trellis code. docs/code_format.md, "Trellis codes".
 struct alignas(64) TrellisTable {
-  int bits;                       ///< 1 to 4 new bits for each coordinate
-  std::int32_t offset;            ///< largest |level|
-  float factor;                   ///< a coordinate times this is in the units of `targets`
-  std::int8_t levels[kStates];    ///< of each state; levels[255 - s] = -levels[s]
-  std::int16_t targets[kStates];  ///< levels in the units of the encoder
+  int bits;                               ///< 1 to 4 for each coordinate
+  std::int32_t offset;                    ///< largest |level|
+  float factor;                           ///< a coordinate times this is in the units of `targets`
+  std::int8_t levels[kMaxTrellisLevels];  ///< 2^(bits+1), ascending; levels[n-1-r] = -levels[r]
+  std::int16_t targets[kMaxTrellisLevels];  ///< levels in the units of the encoder
+  /// Levels where backends look them up, see trellis_planes.h; without use past 2^(bits+1).
+  std::int8_t lookup[kMaxTrellisLevels];
 };
 
 /// One query as int8, padded with zeros to a multiple of kBlock.
@@ -131,18 +132,19 @@ struct KernelTable {
   // ---- trellis codes ----
 
   /// The path of least squared error through the trellis, by Viterbi's algorithm in 16 bits:
-  /// x = round_to_even(clamp(y[i] * factor, -32767, 32767)), a step to state s costs
-  /// (e^2 + 2^14) >> 15 where e = x - targets[s] clamped to 16 bits; the sum for each s >> bits is
-  /// that of its best predecessor, the smallest one among equals, less the smallest such sum of the
+  /// x = round_to_even(clamp(y[i] * factor, -32767, 32767)), level r of coordinate i costs
+  /// (e^2 + 2^14) >> 15 where e = x - targets[r] clamped to 16 bits, and label c the least of
+  /// levels 4 * rest + c, that of the smallest rest among equals; steps without a coordinate cost
+  /// nothing. State m' comes from m = m' >> 1 or m + 128: its sum is the smaller one of the sums of
+  /// those before and the label of m' or m' + 256, the first of equals, less the least sum of the
   /// step before, at most 32,767. The path ends in the smallest state of least sum and may start
-  /// anywhere. Writes trellis_bytes(d, bits) bytes: the first state, then the new bits of each
-  /// coordinate, high bits first. work: trellis_work_bytes(d, bits). |y[i]| finite.
+  /// anywhere. Writes trellis_bytes(d, bits) bytes. work: trellis_work_bytes(d, bits), aligned to
+  /// 64. |y[i]| finite.
   void (*trellis_encode)(const float* y, std::size_t d, const TrellisTable& table,
                          std::uint8_t* work, std::uint8_t* row);
 
-  /// out[i] = level of the state after coordinate i, plus `add`, modulo 256, for i < d; out has
-  /// round_up(d, kBlock) bytes, those past d are unspecified. Reads exactly trellis_bytes(d, bits)
-  /// bytes.
+  /// out[i] = level of coordinate i plus `add`, modulo 256, for i < d; out has round_up(d, kBlock)
+  /// bytes, those past d are unspecified. Reads exactly trellis_bytes(d, bits) bytes.
   void (*trellis_decode)(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
                          std::int32_t add, std::int8_t* out);
 

@@ -1,5 +1,6 @@
-// KernelTable::trellis_encode for every SIMD backend: sums of 16 bits, as many a register as fit.
-// `Lanes` brings what the vector extensions cannot say. Internal linkage, one copy per backend.
+// KernelTable::trellis_encode for every SIMD backend: sums of 256 states in 16 bits, as
+// many a register as fit. `Lanes` brings what the vector extensions cannot say. Internal linkage,
+// one copy per backend.
 #pragma once
 
 #include "kernels/by_bits.h"
@@ -8,14 +9,8 @@
 namespace turboquant::kernels {
 namespace {
 
-template <std::size_t Bytes>
-struct WordsOf {
-  typedef std::uint16_t Type __attribute__((vector_size(Bytes)));
-  typedef std::uint8_t Narrow __attribute__((vector_size(Bytes / 2)));
-};
-
 constexpr std::size_t kWords = kBytes / 2;  // sums in a register
-using Words = WordsOf<kBytes>::Type;
+typedef std::uint16_t Words __attribute__((vector_size(kBytes)));
 
 // out[i] = y[i] in the units of the encoder, n at most kBlock.
 inline void encoder_units(const float* y, std::size_t n, float factor, std::int16_t* out) {
@@ -32,88 +27,155 @@ inline void encoder_units(const float* y, std::size_t n, float factor, std::int1
   }
 }
 
-// One register of groups of states: the least sum among the predecessors of each, less `floor`,
-// and which predecessor has it.
-template <int Bits, std::size_t Bytes>
-inline typename WordsOf<Bytes>::Type best_predecessors(const std::uint16_t* sums,
-                                                       std::uint16_t floor, std::uint8_t* from) {
-  using Group = typename WordsOf<Bytes>::Type;
-  constexpr std::size_t kGroups = kStates >> Bits;
-  Group best = load<Group>(sums);
-  Group which{};
-#pragma GCC unroll 16
-  for (std::size_t k = 1; k < std::size_t{1} << Bits; ++k) {
-    const auto other = load<Group>(sums + k * kGroups);
-    const auto less = other < best;
-    which = less ? Group{} + static_cast<std::uint16_t>(k) : which;
-    best = less ? other : best;
+// What each label costs at n coordinates, at most kBlock, and in four bits each the rest that a
+// label takes there.
+template <typename Lanes, int Bits>
+void label_costs(const float* y, std::size_t n, const TrellisTable& table, std::uint16_t* costs,
+                 std::uint16_t* rests) {
+  alignas(64) std::int16_t units[kBlock];
+  alignas(64) std::uint16_t of_label[4][kBlock];
+  encoder_units(y, n, table.factor, units);
+  const auto target = [&](std::size_t r) {
+    return Words{} + static_cast<std::uint16_t>(table.targets[r]);
+  };
+  for (std::size_t i = 0; i < kBlock; i += kWords) {
+    const auto x = load<Words>(units + i);
+    Words all{};
+    for (std::size_t label = 0; label < 4; ++label) {
+      Words best = Lanes::squared_difference(x, target(label));
+      Words which{};
+      for (std::size_t rest = 1; rest < std::size_t{1} << (Bits - 1); ++rest) {
+        const Words other = Lanes::squared_difference(x, target(4 * rest + label));
+        const auto less = other < best;
+        which = less ? Words{} + static_cast<std::uint16_t>(rest) : which;
+        best = less ? other : best;
+      }
+      store(of_label[label] + i, best);
+      all |= which << static_cast<std::uint16_t>(4 * label);
+    }
+    store(rests + i, all);
   }
-  store(from, __builtin_convertvector(which, typename WordsOf<Bytes>::Narrow));
-  best -= floor;
-  const Group most = Group{} + static_cast<std::uint16_t>(32767);
-  return best < most ? best : most;
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t label = 0; label < 4; ++label) costs[4 * i + label] = of_label[label][i];
+  }
 }
 
-// Follows the best predecessors back from `state`, then writes the row.
+// Byte indices within a quadword of the costs of four labels. Lane j of [l]: label j ^ l, counted
+// from the label of state 2 j.
 template <int Bits>
-inline void write_path(std::uint8_t* work, std::size_t d, std::size_t state, std::uint8_t* row) {
-  constexpr std::size_t kGroups = kStates >> Bits;
-  constexpr std::size_t kMask = (std::size_t{1} << Bits) - 1;
-  for (std::size_t i = d; i-- > 0;) {
-    const std::size_t g = state >> Bits;
-    std::uint8_t* from = work + i * kGroups;
-    const std::size_t before = from[g] * kGroups + g;
-    from[0] = static_cast<std::uint8_t>(state & kMask);
-    state = before;
-  }
-  *row++ = static_cast<std::uint8_t>(state);
-  // Eight codes fill Bits bytes.
-  for (std::size_t i = 0; i < d; i += 8) {
-    const std::size_t n = d - i < 8 ? d - i : 8;
-    std::uint32_t word = 0;
-    for (std::size_t j = 0; j < 8; ++j) {
-      word = word << Bits | (j < n ? work[(i + j) * kGroups] : 0u);
-    }
-    const std::size_t bytes = packed_bytes(n, Bits);
-    for (std::size_t j = 0; j < bytes; ++j) {
-      *row++ = static_cast<std::uint8_t>(word >> 8 * (static_cast<std::size_t>(Bits) - 1 - j));
+struct LabelLanes {
+  constexpr LabelLanes() : bytes() {
+    for (unsigned l = 0; l < 4; ++l) {
+      for (unsigned j = 0; j < kWords; ++j) {
+        const unsigned label = trellis_label(2 * j, Bits) ^ l;
+        bytes[l][2 * j] = static_cast<std::uint8_t>(2 * label);
+        bytes[l][2 * j + 1] = static_cast<std::uint8_t>(2 * label + 1);
+      }
     }
   }
+  alignas(64) std::uint8_t bytes[4][2 * kWords];
+};
+template <int Bits>
+inline constexpr LabelLanes<Bits> kLabelLanes{};
+
+template <int Bits>
+struct WindowLabels {
+  constexpr WindowLabels() : of() {
+    for (unsigned w = 0; w < 512; ++w) of[w] = static_cast<std::uint8_t>(trellis_label(w, Bits));
+  }
+  std::uint8_t of[512];
+};
+template <int Bits>
+inline constexpr WindowLabels<Bits> kWindowLabels{};
+
+// One step: from the sums of 256 states to those after it. Returns the least of them. Writes for
+// each state whether it comes from the second of its predecessors.
+template <typename Lanes, int Bits>
+inline std::uint16_t trellis_step(const std::uint16_t* sums, std::uint64_t costs,
+                                  std::uint16_t floor, std::uint16_t* next, std::uint8_t* choices) {
+  // The present bit and the oldest one turn the same bit of a label.
+  static_assert(trellis_label(1, Bits) == 2 && trellis_label(256, Bits) == 2);
+  const Words quads = Lanes::broadcast_quad(costs) - floor;
+  Words of_label[4];
+  for (std::size_t l = 0; l < 4; ++l) {
+    of_label[l] = Lanes::shuffle_quads(quads, kLabelLanes<Bits>.bytes[l]);
+  }
+  const Words most = Words{} + static_cast<std::uint16_t>(32767);
+  Words least = most;
+#pragma GCC unroll 16
+  for (std::size_t r = 0; r < 128 / kWords; ++r) {
+    const unsigned label = trellis_label(static_cast<unsigned>(2 * r * kWords), Bits);
+    const auto a = load<Words>(sums + r * kWords);
+    const auto b = load<Words>(sums + 128 + r * kWords);
+    const Words even_first = a + of_label[label];
+    const Words odd_first = a + of_label[label ^ 2];
+    Words even = Lanes::lesser(even_first, b + of_label[label ^ 2]);
+    Words odd = Lanes::lesser(odd_first, b + of_label[label]);
+    Lanes::store_choices(even, even_first, odd, odd_first, choices, r);
+    even = Lanes::lesser(even, most);
+    odd = Lanes::lesser(odd, most);
+    least = Lanes::lesser(least, Lanes::lesser(even, odd));
+    Lanes::store_by_turns(even, odd, next + 2 * r * kWords);
+  }
+  return Lanes::smallest(least);
+}
+
+// Follows the choices back from `state` and writes the row.
+template <typename Lanes, int Bits>
+inline void write_path(const std::uint8_t* choices, const std::uint16_t* rests, std::size_t d,
+                       std::size_t state, std::uint8_t* row) {
+  constexpr int kCoded = coded_width(Bits);
+  const std::size_t bytes = packed_bytes(d, kCoded);
+  std::memset(row, 0, trellis_bytes(d, Bits));
+  std::size_t t = trellis_steps(d, Bits);
+  for (std::size_t field = 8 / kCoded; field-- > 0;) {
+    for (std::size_t byte = bytes; byte-- > 0;) {
+      --t;
+      const std::size_t second = Lanes::choice(choices + t * Lanes::kChoiceBytes, state);
+      const std::size_t window = state | second << 8;
+      const std::size_t i = plane_coordinate({byte, field}, d, kCoded);
+      const unsigned rest = i < d ? rests[i] >> 4 * kWindowLabels<Bits>.of[window] & 15u : 0u;
+      const auto coded = static_cast<unsigned>(window & 1);
+      const unsigned code = Bits == 3 ? coded : coded << (kCoded - 1) | rest;
+      row[1 + byte] = static_cast<std::uint8_t>(row[1 + byte] | code << kCoded * field);
+      if (Bits == 3) {
+        const PlanePlace at = rest_place({byte, field}, bytes);
+        std::uint8_t& to = row[1 + bytes + at.byte];
+        to = static_cast<std::uint8_t>(to | rest << 2 * at.field);
+      }
+      state = window >> 1;
+    }
+  }
+  row[0] = static_cast<std::uint8_t>(state);
 }
 
 template <typename Lanes, int Bits>
 void trellis_path(const float* y, std::size_t d, const TrellisTable& table, std::uint8_t* work,
                   std::uint8_t* row) {
-  constexpr std::size_t kGroups = kStates >> Bits;
-  constexpr std::size_t kGroupBytes = kBytes < 2 * kGroups ? kBytes : 2 * kGroups;
-  constexpr std::size_t kStep = kGroupBytes / 2;
-  using Group = typename WordsOf<kGroupBytes>::Type;
-  alignas(64) std::uint16_t sums[kStates] = {};
-  alignas(64) std::uint16_t best[kGroups];
-  alignas(64) std::int16_t units[kBlock];
+  constexpr int kCoded = coded_width(Bits);
+  const std::size_t padded = round_up(d, kBlock);
+  auto* const costs = reinterpret_cast<std::uint16_t*>(work);
+  auto* const rests = reinterpret_cast<std::uint16_t*>(work + 8 * padded);
+  std::uint8_t* const choices = work + 10 * padded;
+  for (std::size_t i = 0; i < d; i += kBlock) {
+    label_costs<Lanes, Bits>(y + i, d - i < kBlock ? d - i : kBlock, table, costs + 4 * i,
+                             rests + i);
+  }
+  alignas(64) std::uint16_t sums[2][256] = {};
   std::uint16_t floor = 0;
-  for (std::size_t i = 0; i < d; ++i) {
-    if (i % kBlock == 0) {
-      encoder_units(y + i, d - i < kBlock ? d - i : kBlock, table.factor, units);
-    }
-    Group least = Group{} + static_cast<std::uint16_t>(32767);
-#pragma GCC unroll 16
-    for (std::size_t g = 0; g < kGroups; g += kStep) {
-      const Group b = best_predecessors<Bits, kGroupBytes>(sums + g, floor, work + i * kGroups + g);
-      store(best + g, b);
-      least = b < least ? b : least;
-    }
-    floor = Lanes::smallest(least);
-    const Words x = Words{} + static_cast<std::uint16_t>(units[i % kBlock]);
-#pragma GCC unroll 32
-    for (std::size_t r = 0; r < kStates / kWords; ++r) {
-      const Words cost = Lanes::squared_difference(x, load<Words>(table.targets + r * kWords));
-      store(sums + r * kWords, Lanes::template repeat<Bits>(best, r) + cost);
+  std::size_t t = 0;
+  for (std::size_t field = 0; field < 8 / kCoded; ++field) {
+    for (std::size_t byte = 0; byte < packed_bytes(d, kCoded); ++byte, ++t) {
+      const std::size_t i = plane_coordinate({byte, field}, d, kCoded);
+      const std::uint64_t quad = i < d ? load<std::uint64_t>(costs + 4 * i) : 0;
+      floor = trellis_step<Lanes, Bits>(sums[t % 2], quad, floor, sums[(t + 1) % 2],
+                                        choices + t * Lanes::kChoiceBytes);
     }
   }
+  const std::uint16_t* last = sums[t % 2];
   std::size_t state = 0;
-  for (std::size_t s = 1; s < kStates; ++s) state = sums[s] < sums[state] ? s : state;
-  write_path<Bits>(work, d, state, row);
+  for (std::size_t s = 1; s < 256; ++s) state = last[s] < last[state] ? s : state;
+  write_path<Lanes, Bits>(choices, rests, d, state, row);
 }
 
 template <typename Lanes>

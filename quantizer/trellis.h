@@ -15,7 +15,4 @@ const kernels::TrellisTable& trellis_table(int bits);
 /// error.
 double trellis_step(int bits);
 
-/// The start that derive_trellis took, the best of a few.
-std::uint64_t trellis_seed(int bits);
-
 }  // namespace turboquant

@@ -40,7 +40,8 @@ struct Case {
 
   std::size_t padded() const { return turboquant::kernels::round_up(d, kBlock); }
   std::size_t packed() const {
-    return turboquant::kernels::packed_bytes(d, bits) + (trellis ? 1 : 0);
+    return trellis ? turboquant::kernels::trellis_bytes(d, bits)
+                   : turboquant::kernels::packed_bytes(d, bits);
   }
   const TrellisTable& states() const { return turboquant::trellis_table(bits); }
   CodeTable table() const {

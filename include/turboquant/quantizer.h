@@ -56,9 +56,9 @@ class Quantizer {
   const QuantizerOptions& options() const;
   std::size_t dimension() const { return options().dimension; }
 
-  /// Bytes of one encoded vector: ceil(d * bits / 8), 1 more for kTrellis, 4 for the scale, 4 more
-  /// for kQjl's residual factor, 4 more with a centre, 4 more with_norm. docs/code_format.md
-  /// describes them.
+  /// Bytes of one encoded vector: ceil(d * bits / 8), 1 more for kTrellis (with 3 bits
+  /// 3 * ceil(d / 8) + 1), 4 for the scale, 4 more for kQjl's residual factor, 4 more with a
+  /// centre, 4 more with_norm. docs/code_format.md describes them.
   std::size_t code_size() const;
 
   /// Bytes of n float32 vectors divided by the bytes of their codes, factors included.

@@ -5,207 +5,294 @@
 
 #include "kernels/by_bits.h"
 #include "kernels/dot_by.h"
-#include "kernels/trellis_windows.h"
+#include "kernels/trellis_encode.h"
+#include "kernels/trellis_planes.h"
 
 namespace turboquant::kernels {
 namespace {
 
-inline __m512i four_quarters(const void* p) {
-  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
-}
-
-// States of 64 coordinates, of the bytes that `live` names; a whole block has
-// block_bytes(Bits) + 1 of them.
-template <int Bits>
-inline __m512i states64(const std::uint8_t* bytes, __mmask64 live) {
-  const __m512i stream = _mm512_maskz_loadu_epi8(live, bytes);
-#if defined(__AVX512VBMI__)
-  // Eight coordinates take Bits bytes and one more: each quadword gets eight bytes from there on,
-  // the first on top, and each byte the eight bits that end with its coordinate's.
-  const __m512i first =
-      _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7),
-                         _mm512_set1_epi64(static_cast<long long>(Bits * 0x0101010101010101)));
-  const __m512i index = _mm512_add_epi8(first, _mm512_set1_epi64(0x0001020304050607));
-  std::uint64_t shifts = 0;
-  for (int i = 0; i < 8; ++i) shifts |= static_cast<std::uint64_t>(56 - Bits * (i + 1)) << (8 * i);
-  return _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<long long>(shifts)),
-                                      _mm512_permutexvar_epi8(index, stream));
-#else
-  // 16 coordinates begin every Bits words.
-  const __m512i lane = _mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3);
-  const __m512i start = _mm512_mullo_epi16(_mm512_or_si512(lane, _mm512_slli_epi64(lane, 16)),
-                                           _mm512_set1_epi16(Bits));
-  const __m512i starts = _mm512_or_si512(start, _mm512_slli_epi64(start, 32));
-  const __m512i word = _mm512_set_epi16(7, 6, 5, 4, 3, 2, 1, 0, 7, 6, 5, 4, 3, 2, 1, 0, 7, 6, 5, 4,
-                                        3, 2, 1, 0, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i v = _mm512_permutexvar_epi16(_mm512_add_epi16(starts, word), stream);
-  const auto& w = kWindows<Bits>;
-  const __m512i even = _mm512_sllv_epi16(_mm512_shuffle_epi8(v, four_quarters(w.bytes[0])),
-                                         four_quarters(w.shifts[0]));
-  const __m512i odd = _mm512_sllv_epi16(_mm512_shuffle_epi8(v, four_quarters(w.bytes[1])),
-                                        four_quarters(w.shifts[1]));
-  return _mm512_mask_mov_epi8(_mm512_srli_epi16(even, 8), 0xaaaaaaaaaaaaaaaa, odd);
-#endif
-}
-
-// A table of 256 bytes in registers.
-#if defined(__AVX512VBMI__)
-struct Levels256 {
-  Levels256(const std::int8_t* levels, std::int32_t add) {
-    const __m512i plus = _mm512_set1_epi8(static_cast<char>(add));
-    for (int i = 0; i < 4; ++i) {
-      parts[i] = _mm512_add_epi8(_mm512_loadu_si512(levels + 64 * i), plus);
+// What for_each_register needs.
+struct PlaneLanes {
+  // Every load of a register at another place crosses a cache line.
+  static constexpr bool kLoadsBefore = false;
+  static constexpr std::size_t kBack = 8;
+  // Shifts of words, since shuffles are what the look-ups need.
+  template <int Bytes>
+  static Quads before(Quads now, Quads back) {
+    if constexpr (Bytes == 8) {
+      return back;
+    } else {
+      return (now << 8 * Bytes) ^ (back >> (64 - 8 * Bytes));
     }
   }
-  __m512i operator()(__m512i states) const {
-    const __m512i lower = _mm512_permutex2var_epi8(parts[0], states, parts[1]);
-    const __m512i upper = _mm512_permutex2var_epi8(parts[2], states, parts[3]);
-    return _mm512_mask_mov_epi8(lower, _mm512_movepi8_mask(states), upper);
+  static Quads back_of_first(Quads now, std::uint64_t before) {
+    return reinterpret_cast<Quads>(
+        _mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
+                            _mm512_set1_epi64(static_cast<long long>(before)), 7));
   }
-  __m512i parts[4];
+  // The first n bytes, at most a register; zeros behind.
+  struct Part {
+    explicit Part(std::size_t bytes)
+        : n(bytes), mask(bytes < 64 ? (std::uint64_t{1} << bytes) - 1 : ~std::uint64_t{0}) {}
+    Quads load(const std::uint8_t* from) const {
+      return reinterpret_cast<Quads>(_mm512_maskz_loadu_epi8(mask, from));
+    }
+    // The first 32 at most.
+    __m256i load_half(const std::uint8_t* from) const {
+      return _mm256_maskz_loadu_epi8(static_cast<__mmask32>(mask), from);
+    }
+    std::size_t n;
+    __mmask64 mask;
+  };
+  static Quads two_halves(__m256i a, __m256i b) {
+    return reinterpret_cast<Quads>(_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
+  }
+  static Quads back_of_halves(Quads now, std::uint64_t a, std::uint64_t b) {
+    const auto back = reinterpret_cast<__m512i>(back_of_first(now, a));
+    return reinterpret_cast<Quads>(_mm512_mask_set1_epi64(back, 0x10, static_cast<long long>(b)));
+  }
 };
-#else
-// The upper 128 states alone; the lower ones mirror them.
-struct Levels256 {
-  Levels256(const std::int8_t* levels, std::int32_t add)
-      : plus(_mm512_set1_epi8(static_cast<char>(add))) {
-    for (int i = 0; i < 8; ++i) parts[i] = four_quarters(levels + 128 + 16 * i);
-  }
-  __m512i operator()(__m512i states) const {
-    const __m512i ones = _mm512_set1_epi8(-1);
-    const __mmask64 positive = _mm512_movepi8_mask(states);
-    const __m512i mirrored = _mm512_mask_sub_epi8(states, ~positive, ones, states);
-    const __m512i low = _mm512_and_si512(mirrored, _mm512_set1_epi8(15));
-    const __mmask64 bit4 = _mm512_test_epi8_mask(mirrored, _mm512_set1_epi8(16));
-    const __mmask64 bit5 = _mm512_test_epi8_mask(mirrored, _mm512_set1_epi8(32));
-    const __mmask64 bit6 = _mm512_test_epi8_mask(mirrored, _mm512_set1_epi8(64));
-    const auto pair = [&](int i) {
-      return _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(parts[i], low), bit4, parts[i + 1], low);
-    };
-    const __m512i a = _mm512_mask_mov_epi8(pair(0), bit5, pair(2));
-    const __m512i b = _mm512_mask_mov_epi8(pair(4), bit5, pair(6));
-    const __m512i level = _mm512_mask_mov_epi8(a, bit6, b);
-    return _mm512_mask_add_epi8(_mm512_sub_epi8(plus, level), positive, plus, level);
-  }
-  __m512i parts[8];
-  __m512i plus;
-};
-#endif
 
-// The first n bytes.
-constexpr __mmask64 live_bytes(std::size_t n) { return (std::uint64_t{1} << n) - 1; }
-
+// Levels of a register of indices, field by field: 64 coordinates each.
 template <int Bits>
-void trellis_decode_bits(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
-                         std::int32_t add, std::int8_t* out) {
-  const Levels256 levels(table.levels, add);
-  const std::size_t bytes = trellis_bytes(d, Bits);
-  std::size_t i = 0;
-  std::size_t at = 0;
-  for (; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
-    store(out + i, levels(states64<Bits>(row + at, live_bytes(block_bytes(Bits) + 1))));
+class Lookup {
+ public:
+  Lookup(const TrellisTable& table, std::int32_t add)
+      : first_(broadcast_table(table.lookup, add)),
+        second_(broadcast_table(table.lookup + 16, add)) {
+    if constexpr (Bits == 1) {
+      // Tables for the second field of two bits of an index, and for the third.
+      const __m128i second = _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+      second_ = _mm512_shuffle_epi8(first_, _mm512_broadcast_i32x4(second));
+#if defined(__AVX512VBMI__)
+      third_ = _mm512_permutexvar_epi8(
+          _mm512_srli_epi16(_mm512_and_si512(load512(kCounting.bytes), _mm512_set1_epi8(48)), 4),
+          first_);
+#endif
+    }
+#if defined(__AVX512VBMI__)
+    // The low parity on top of an index.
+    if constexpr (Bits == 4) {
+      first_ = _mm512_mask_mov_epi64(first_, 0xcc, second_);
+    }
+#endif
   }
-  if (i < d) store(out + i, levels(states64<Bits>(row + at, live_bytes(bytes - at))));
-}
+
+  /// f(field, levels), each field once.
+  template <typename Function>
+  [[gnu::always_inline]] void operator()(const Indices& indices, const Function& f) const {
+    const auto even = reinterpret_cast<__m512i>(indices.even);
+    const auto odd = reinterpret_cast<__m512i>(indices.odd);
+    if constexpr (Bits == 1) {
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        const __m512i v = i == 0 ? even : odd;
+#if defined(__AVX512VBMI__)
+        // A look-up reads six bits, three fields.
+        f(i, look_up(first_, v));
+        f(i + 2, look_up(second_, v));
+        f(i + 4, look_up(third_, v));
+        f(i + 6, look_up(second_, _mm512_srli_epi16(v, 4)));
+#else
+        f(i, look_up(first_, low(v)));
+        f(i + 2, look_up(second_, low(v)));
+        f(i + 4, look_up(first_, high(v)));
+        f(i + 6, look_up(second_, high(v)));
+#endif
+      }
+    } else if constexpr (Bits == 2) {
+      // Bit 3 of a field is clear, so neither half needs a mask.
+      f(0, look_up(first_, even));
+      f(1, look_up(first_, odd));
+      f(2, look_up(first_, _mm512_srli_epi16(even, 4)));
+      f(3, look_up(first_, _mm512_srli_epi16(odd, 4)));
+    } else if constexpr (Bits == 3) {
+      const auto pair = [&](int field, Quads v) {
+        f(field, look_up(first_, low(reinterpret_cast<__m512i>(v))));
+        f(field + 4, look_up(first_, high(reinterpret_cast<__m512i>(v))));
+      };
+      pair(0, indices.even);
+      pair(1, indices.odd);
+      pair(2, indices.even_upper);
+      pair(3, indices.odd_upper);
+    } else {
+#if defined(__AVX512VBMI__)
+      const auto with_parity = [&](__m512i codes, __m512i parity) {
+        constexpr int kSelect = 0xca;  // mask ? a : b
+        return _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), codes, parity, kSelect);
+      };
+      f(0, look_up(first_, with_parity(even, _mm512_slli_epi16(odd, 1))));
+      f(1, look_up(first_, with_parity(_mm512_srli_epi16(even, 4), _mm512_srli_epi16(odd, 3))));
+#else
+      const auto chosen = [&](__m512i codes, __m512i which) {
+        return _mm512_mask_shuffle_epi8(look_up(first_, codes), _mm512_movepi8_mask(which), second_,
+                                        codes);
+      };
+      f(0, chosen(low(even), _mm512_slli_epi16(odd, 4)));
+      f(1, chosen(high(even), odd));
+#endif
+    }
+  }
+
+ private:
+  static __m512i low(__m512i v) { return clean(v, 15); }
+  static __m512i high(__m512i v) { return clean(_mm512_srli_epi16(v, 4), 15); }
+
+  __m512i first_, second_;
+#if defined(__AVX512VBMI__)
+  static constexpr ByteIndices kCounting{64, 1, 0, 0};
+  __m512i third_;
+#endif
+};
 
 void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
                     std::int32_t add, std::int8_t* out) {
-  by_bits(table.bits,
-          [&](auto bits) { trellis_decode_bits<decltype(bits)::kValue>(row, d, table, add, out); });
+  by_bits(table.bits, [&](auto bits) {
+    constexpr int kBits = decltype(bits)::kValue;
+    const Lookup<kBits> lookup(table, add);
+    decode_planes<PlaneLanes, kBits>(
+        row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
+          lookup(of, [&](int field, __m512i levels) {
+            store(to + static_cast<std::size_t>(field) * pitch, levels);
+          });
+        });
+  });
 }
 
-template <int Bits>
-inline __m128i trellis_dot_four(const std::uint8_t* const row[4], std::size_t d,
-                                const Levels256& levels, const std::int8_t* query) {
-  const std::size_t bytes = trellis_bytes(d, Bits);
-  __m512i sums[4] = {};
-  std::size_t i = 0;
-  std::size_t at = 0;
-  const auto block = [&](__mmask64 live) {
-    const __m512i q = _mm512_loadu_si512(query + i);
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) {
-      sums[r] = _mm512_dpbusd_epi32(sums[r], levels(states64<Bits>(row[r] + at, live)), q);
-    }
-  };
-  for (; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
-    block(live_bytes(block_bytes(Bits) + 1));
-  }
-  if (i < d) block(live_bytes(bytes - at));
-  return sum_lanes(sums);
+// Adds the products of a register of indices to two sums in turn, so that additions do not wait for
+// one another. load(values): a register of the query.
+template <int Bits, typename Load>
+[[gnu::always_inline]] inline void add_products(__m512i sums[2], const Indices& of,
+                                                const Lookup<Bits>& lookup,
+                                                const PlaneQuery<Bits>& query, std::size_t at,
+                                                const Load& load) {
+  lookup(of, [&](int field, __m512i levels) __attribute__((always_inline)) {
+    __m512i& sum = sums[field / 2 % 2];
+    sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
+  });
+}
+
+template <int Bits, typename OfShape>
+[[gnu::always_inline]] inline __m512i trellis_sums(OfShape shape, const std::uint8_t* row,
+                                                   const Registers<PlaneLanes, Bits>& registers,
+                                                   const Lookup<Bits>& lookup,
+                                                   const PlaneQuery<Bits>& query) {
+  __m512i sums[2] = {};
+  registers.for_each(
+      shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+        add_products<Bits>(sums, of, lookup, query, at,
+                           [](const std::int8_t* values) { return load512(values); });
+      });
+  return _mm512_add_epi32(sums[0], sums[1]);
+}
+
+// The sums of the last halves of two rows, each in half a register.
+template <int Bits, typename OfShape>
+[[gnu::always_inline]] inline __m512i last_halves(OfShape shape, const std::uint8_t* a,
+                                                  const std::uint8_t* b,
+                                                  const Registers<PlaneLanes, Bits>& registers,
+                                                  const Lookup<Bits>& lookup,
+                                                  const PlaneQuery<Bits>& query) {
+  __m512i sums[2] = {};
+  registers.last_halves(
+      shape, a, b, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+        add_products<Bits>(sums, of, lookup, query, at, [](const std::int8_t* values) {
+          return _mm512_broadcast_i64x4(load<__m256i>(values));
+        });
+      });
+  return _mm512_add_epi32(sums[0], sums[1]);
 }
 
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
                       std::size_t n, std::size_t d, const TrellisTable& table, QueryView query,
                       std::int32_t* dots) {
-  const Levels256 levels(table.levels, table.offset);
-  const __m128i bias = _mm_set1_epi32(-table.offset * query.sum);
+  const std::int32_t bias = -table.offset * query.sum;
   by_bits(table.bits, [&](auto bits) {
-    dot_by<4, kPrefetchBytes>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[4]) {
-      return _mm_add_epi32(trellis_dot_four<decltype(bits)::kValue>(row, d, levels, query.values),
-                           bias);
+    constexpr int kBits = decltype(bits)::kValue;
+    const Lookup<kBits> lookup(table, table.offset);
+    const PlaneQuery<kBits> planes(query.values, d);
+    const Registers<PlaneLanes, kBits> registers(d);
+    registers.by_shape([&](auto shape) {
+      using OfShape = decltype(shape);
+      dot_by<4, kPrefetchBytes>(
+          codes, stride, rows, n, dots,
+          [&](const std::uint8_t* const row[4]) {
+            __m512i sums[4] = {};
+            if constexpr (OfShape::kWhole || !OfShape::kHalf) {
+#pragma GCC unroll 4
+              for (int r = 0; r < 4; ++r) {
+                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup,
+                                              planes);
+              }
+            }
+            if constexpr (OfShape::kHalf) {
+              // A half of a register more for each of two rows.
+#pragma GCC unroll 2
+              for (int r = 0; r < 4; r += 2) {
+                const __m512i both =
+                    last_halves<kBits>(shape, row[r], row[r + 1], registers, lookup, planes);
+                sums[r] = _mm512_mask_add_epi32(sums[r], 0x00ff, sums[r], both);
+                sums[r + 1] = _mm512_mask_add_epi32(sums[r + 1], 0xff00, sums[r + 1], both);
+              }
+            }
+            return _mm_add_epi32(sum_lanes(sums), _mm_set1_epi32(bias));
+          },
+          [&](const std::uint8_t* row) {
+            const __m512i sum = trellis_sums<kBits>(shape, row, registers, lookup, planes);
+            return _mm512_reduce_add_epi32(sum) + bias;
+          });
     });
   });
 }
 
 // Of FloatLanes: what KernelTable::trellis_encode needs.
 struct TrellisLanes {
-  template <typename Words>
   static Words squared_difference(Words x, Words target) {
     const __m512i e =
         _mm512_subs_epi16(reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(target));
     return reinterpret_cast<Words>(_mm512_mulhrs_epi16(e, e));
   }
-  static std::uint16_t smallest(WordsOf<32>::Type v) {
-    const auto all = reinterpret_cast<__m256i>(v);
-    const __m128i half =
-        _mm_min_epu16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-    return static_cast<std::uint16_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(half)));
-  }
-  static std::uint16_t smallest(WordsOf<64>::Type v) {
+  static std::uint16_t smallest(Words v) {
     const auto all = reinterpret_cast<__m512i>(v);
-    return smallest(reinterpret_cast<WordsOf<32>::Type>(
-        _mm256_min_epu16(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1))));
+    const __m256i half =
+        _mm256_min_epu16(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    const __m128i quarter =
+        _mm_min_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    return static_cast<std::uint16_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(quarter)));
   }
-  // Register r of the sums: each of its 32 >> Bits groups 2^Bits times.
-  template <int Bits>
-  static WordsOf<64>::Type repeat(const std::uint16_t* best, std::size_t r) {
-    constexpr std::size_t kGroups = std::size_t{32} >> Bits;
-    const std::uint16_t* from = best + r * kGroups;
-    // Bytes of the group of each lane, counted from the first of its quarter of the register.
-    const auto lanes = [](int a, int b) {
-      const auto pair = [](int w) {
-        return static_cast<long long>((2 * w + 1) << 8 | 2 * w) * 0x10001;
-      };
-      return _mm_set_epi64x(pair(b) << 32 | pair(b), pair(a) << 32 | pair(a));
+  static Words lesser(Words a, Words b) {
+    return reinterpret_cast<Words>(
+        _mm512_min_epu16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+  }
+  static Words broadcast_quad(std::uint64_t quad) {
+    return reinterpret_cast<Words>(_mm512_set1_epi64(static_cast<long long>(quad)));
+  }
+  static Words shuffle_quads(Words quads, const std::uint8_t* indices) {
+    return reinterpret_cast<Words>(
+        _mm512_shuffle_epi8(reinterpret_cast<__m512i>(quads), load512(indices)));
+  }
+  // 32 even states, then 32 odd ones, a bit each.
+  static constexpr std::size_t kChoiceBytes = 32;
+  static void store_choices(Words even, Words even_first, Words odd, Words odd_first,
+                            std::uint8_t* choices, std::size_t r) {
+    const auto second = [](Words best, Words first) {
+      return _mm512_cmpneq_epu16_mask(reinterpret_cast<__m512i>(best),
+                                      reinterpret_cast<__m512i>(first));
     };
-    __m512i words;
-    if constexpr (Bits == 1) {
-      const __m512i all =
-          _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-      words = _mm512_permutexvar_epi16(
-          _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7, 7, 6, 6,
-                           5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0),
-          all);
-    } else if constexpr (Bits == 2) {
-      words = _mm512_shuffle_epi8(four_quarters(from),
-                                  quarters(lanes(0, 1), lanes(2, 3), lanes(4, 5), lanes(6, 7)));
-    } else if constexpr (Bits == 3) {
-      std::int64_t four;
-      std::memcpy(&four, from, 8);
-      words = _mm512_shuffle_epi8(_mm512_set1_epi64(four),
-                                  quarters(lanes(0, 0), lanes(1, 1), lanes(2, 2), lanes(3, 3)));
-    } else {
-      std::int32_t two;
-      std::memcpy(&two, from, 4);
-      words = _mm512_shuffle_epi8(_mm512_set1_epi32(two),
-                                  quarters(lanes(0, 0), lanes(0, 0), lanes(1, 1), lanes(1, 1)));
-    }
-    return reinterpret_cast<WordsOf<64>::Type>(words);
+    store(choices + 8 * r, second(even, even_first));
+    store(choices + 8 * r + 4, second(odd, odd_first));
   }
-  static __m512i quarters(__m128i a, __m128i b, __m128i c, __m128i d) {
-    const __m512i lower = _mm512_castsi256_si512(_mm256_set_m128i(b, a));
-    return _mm512_inserti64x4(lower, _mm256_set_m128i(d, c), 1);
+  static std::size_t choice(const std::uint8_t* choices, std::size_t state) {
+    return choices[state / 64 * 8 + state % 2 * 4 + state / 16 % 4] >> (state / 2 % 8) & 1;
+  }
+  static void store_by_turns(Words even, Words odd, std::uint16_t* to) {
+    const __m512i low =
+        _mm512_unpacklo_epi16(reinterpret_cast<__m512i>(even), reinterpret_cast<__m512i>(odd));
+    const __m512i high =
+        _mm512_unpackhi_epi16(reinterpret_cast<__m512i>(even), reinterpret_cast<__m512i>(odd));
+    store(to, _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high));
+    store(to + 32,
+          _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high));
   }
 };
 

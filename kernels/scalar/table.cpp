@@ -221,61 +221,100 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
   }
 }
 
+// What each label costs at a coordinate, and which rest has it.
+struct LabelCosts {
+  std::int32_t cost[4] = {};
+  unsigned rest[4] = {};
+};
+
+LabelCosts label_costs(float y, const TrellisTable& table) {
+  const float limited = std::fmax(-32767.0f, std::fmin(32767.0f, y * table.factor));
+  const auto x = static_cast<std::int32_t>(std::lrintf(limited));
+  LabelCosts best;
+  for (unsigned r = 0; r < 2u << table.bits; ++r) {
+    const std::int32_t e = std::max(-32768, std::min(32767, x - table.targets[r]));
+    const std::int32_t cost = (e * e + (1 << 14)) >> 15;
+    if (r < 4 || cost < best.cost[r % 4]) {
+      best.cost[r % 4] = cost;
+      best.rest[r % 4] = r / 4;
+    }
+  }
+  return best;
+}
+
+// Puts `value` into a field that is 0.
+void put_field(std::uint8_t* plane, PlanePlace at, int width, unsigned value) {
+  plane[at.byte] = static_cast<std::uint8_t>(plane[at.byte] |
+                                             value << static_cast<std::size_t>(width) * at.field);
+}
+
 void trellis_encode(const float* y, std::size_t d, const TrellisTable& table, std::uint8_t* work,
                     std::uint8_t* row) {
-  const auto bits = static_cast<std::size_t>(table.bits);
-  const std::size_t groups = kStates >> bits;
-  const std::size_t predecessors = std::size_t{1} << bits;
-  std::int32_t sums[kStates] = {};
+  const int width = coded_width(table.bits);
+  const std::size_t bytes = packed_bytes(d, width);
+  const std::size_t steps = trellis_steps(d, table.bits);
+  const auto costs_at = [&](std::size_t t) {
+    const std::size_t i = plane_coordinate({t % bytes, t / bytes}, d, width);
+    return i < d ? label_costs(y[i], table) : LabelCosts{};
+  };
+  std::int32_t sums[256] = {};
   std::int32_t floor = 0;
-  for (std::size_t i = 0; i < d; ++i) {
-    std::int32_t best[kStates];
-    std::int32_t least = 32767;
-    for (std::size_t g = 0; g < groups; ++g) {
-      std::size_t from = 0;
-      for (std::size_t k = 1; k < predecessors; ++k) {
-        if (sums[k * groups + g] < sums[from * groups + g]) from = k;
-      }
-      work[i * groups + g] = static_cast<std::uint8_t>(from);
-      best[g] = std::min(sums[from * groups + g] - floor, 32767);
-      least = std::min(least, best[g]);
+  for (std::size_t t = 0; t < steps; ++t) {
+    const LabelCosts costs = costs_at(t);
+    std::int32_t next[256];
+    for (unsigned m = 0; m < 256; ++m) {
+      const std::int32_t a = sums[m / 2] + costs.cost[trellis_label(m, table.bits)];
+      const std::int32_t b = sums[m / 2 + 128] + costs.cost[trellis_label(m + 256, table.bits)];
+      work[256 * t + m] = b < a ? 1 : 0;
+      next[m] = std::min(std::min(a, b) - floor, 32767);
     }
-    floor = least;
-    const float limited = std::fmax(-32767.0f, std::fmin(32767.0f, y[i] * table.factor));
-    const auto x = static_cast<std::int32_t>(std::lrintf(limited));
-    for (std::size_t s = 0; s < kStates; ++s) {
-      const std::int32_t e = std::max(-32768, std::min(32767, x - table.targets[s]));
-      sums[s] = best[s >> bits] + ((e * e + (1 << 14)) >> 15);
-    }
+    std::copy_n(next, 256, sums);
+    floor = *std::min_element(sums, sums + 256);
   }
-  std::size_t state = 0;
-  for (std::size_t s = 1; s < kStates; ++s) {
-    if (sums[s] < sums[state]) state = s;
-  }
+  auto state = static_cast<unsigned>(std::min_element(sums, sums + 256) - sums);
   std::memset(row, 0, trellis_bytes(d, table.bits));
-  for (std::size_t i = d; i-- > 0;) {
-    for (std::size_t b = 0; b < bits; ++b) {
-      const std::size_t at = 8 + bits * i + b;
-      row[at / 8] =
-          static_cast<std::uint8_t>(row[at / 8] | (state >> (bits - 1 - b) & 1) << (7 - at % 8));
+  for (std::size_t t = steps; t-- > 0;) {
+    const unsigned window = state + 256u * work[256 * t + state];
+    const unsigned coded = window & 1;
+    const unsigned rest = costs_at(t).rest[trellis_label(window, table.bits)];
+    const PlanePlace at{t % bytes, t / bytes};
+    if (table.bits == 3) {
+      put_field(row + 1, at, 1, coded);
+      put_field(row + 1 + bytes, rest_place(at, bytes), 2, rest);
+    } else {
+      put_field(row + 1, at, width, coded << (width - 1) | rest);
     }
-    const std::size_t g = state >> bits;
-    state = work[i * groups + g] * groups + g;
+    state = window >> 1;
   }
   row[0] = static_cast<std::uint8_t>(state);
 }
 
-std::int8_t trellis_level(const std::uint8_t* row, std::size_t i, const TrellisTable& table) {
-  const std::size_t at = static_cast<std::size_t>(table.bits) * (i + 1);
-  unsigned state = row[at / 8];
-  if (at % 8 != 0) state = (state << 8 | row[at / 8 + 1]) >> (8 - at % 8) & 255;
-  return table.levels[state];
+unsigned field(const std::uint8_t* plane, PlanePlace at, int width) {
+  return plane[at.byte] >> static_cast<std::size_t>(width) * at.field & ((1u << width) - 1);
+}
+
+std::int8_t trellis_level(const std::uint8_t* row, std::size_t i, std::size_t d,
+                          const TrellisTable& table) {
+  const int width = coded_width(table.bits);
+  const std::size_t bytes = packed_bytes(d, width);
+  const PlanePlace at = plane_place(i, d, width);
+  const std::size_t t = at.field * bytes + at.byte;
+  unsigned window = 0;
+  for (std::size_t k = 0; k <= kMemory; ++k) {
+    const unsigned bit =
+        t < k ? row[0] >> (k - t - 1) & 1u
+              : field(row + 1, {(t - k) % bytes, (t - k) / bytes}, width) >> (width - 1);
+    window |= bit << k;
+  }
+  const unsigned rest = table.bits == 3 ? field(row + 1 + bytes, rest_place(at, bytes), 2)
+                                        : field(row + 1, at, width) & ((1u << (width - 1)) - 1);
+  return table.levels[4 * rest + trellis_label(window, table.bits)];
 }
 
 void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& table,
                     std::int32_t add, std::int8_t* out) {
   for (std::size_t i = 0; i < d; ++i) {
-    out[i] = static_cast<std::int8_t>(trellis_level(row, i, table) + add);
+    out[i] = static_cast<std::int8_t>(trellis_level(row, i, d, table) + add);
   }
 }
 
@@ -285,7 +324,8 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
   for (std::size_t j = 0; j < n; ++j) {
     const std::uint8_t* row = codes + stride * (rows != nullptr ? rows[j] : j);
     dots[j] = 0;
-    for (std::size_t i = 0; i < d; ++i) dots[j] += trellis_level(row, i, table) * query.values[i];
+    for (std::size_t i = 0; i < d; ++i)
+      dots[j] += trellis_level(row, i, d, table) * query.values[i];
   }
 }
 
