@@ -184,6 +184,7 @@ class Core : public std::enable_shared_from_this<Core> {
                  ++attempts_ < client_.options.max_attempts) {
         pausing_ = true;
         lock.unlock();
+        client_.transport->reconnect();
         client_.transport->after(pause_before(attempts_, outcome.pushback),
                                  [self = shared_from_this()] { self->reopen(); });
         return;

@@ -96,6 +96,7 @@ class RepeatedCall : public std::enable_shared_from_this<RepeatedCall> {
       again = again && !cancelled_;
     }
     if (again && absl::Now() + pause < deadline_) {
+      client_.transport->reconnect();
       client_.transport->after(pause, [self = shared_from_this()] { self->run(); });
     } else {
       done_(outcome.status);

@@ -20,6 +20,8 @@
 namespace turboquant::service {
 namespace {
 
+constexpr std::int64_t kReconnectMilliseconds = 20;  // between two
+
 grpc::ByteBuffer to_buffer(const std::string& bytes) {
   const grpc::Slice slice(bytes);
   return grpc::ByteBuffer(&slice, 1);
@@ -215,8 +217,9 @@ class GrpcTransport final : public Transport {
       if (!options.server_name.empty()) {
         arguments.SetString(GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, options.server_name);
       }
-      stubs_.push_back(std::make_unique<grpc::GenericStub>(
-          grpc::CreateCustomChannel(options.address, credentials(options), arguments)));
+      channels_.push_back(
+          grpc::CreateCustomChannel(options.address, credentials(options), arguments));
+      stubs_.push_back(std::make_unique<grpc::GenericStub>(channels_.back()));
     }
   }
 
@@ -247,6 +250,17 @@ class GrpcTransport final : public Transport {
     authorise(reactor->context);
     reactor->start(next_stub(), path, reactor);
     return reactor;
+  }
+
+  void reconnect() override {
+    // However many calls failed.
+    const std::int64_t now = absl::ToUnixMillis(absl::Now());
+    std::int64_t last = reconnected_.load(std::memory_order_relaxed);
+    if (now - last < kReconnectMilliseconds && now >= last) return;
+    if (!reconnected_.compare_exchange_strong(last, now, std::memory_order_relaxed)) return;
+    for (const auto& channel : channels_) {
+      grpc::experimental::ChannelResetConnectionBackoff(channel.get());
+    }
   }
 
   void after(absl::Duration pause, std::function<void()> work) override {
@@ -280,7 +294,9 @@ class GrpcTransport final : public Transport {
   }
 
   const std::string token_;
-  std::vector<std::unique_ptr<grpc::GenericStub>> stubs_;
+  std::vector<std::shared_ptr<grpc::Channel>> channels_;
+  std::vector<std::unique_ptr<grpc::GenericStub>> stubs_;  // one for each
+  std::atomic<std::int64_t> reconnected_{0};
   std::atomic<std::size_t> next_{0};
 };
 

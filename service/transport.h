@@ -54,6 +54,9 @@ class Transport {
                                         std::function<void(const Outcome&)> done) = 0;
   virtual std::shared_ptr<TransportStream> stream(const std::string& path,
                                                   StreamCallbacks callbacks) = 0;
+  /// After a failure, before a pause: connections that were lost are made again now, not when
+  /// gRPC's own pauses end, in which calls fail without a try.
+  virtual void reconnect() = 0;
   virtual void after(absl::Duration pause, std::function<void()> work) = 0;
 };
 

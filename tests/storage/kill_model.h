@@ -40,6 +40,18 @@ struct KillOperation {
   std::vector<RecordId> ids;
 };
 
+inline absl::StatusOr<WriteResult> run(const KillOperation& operation, Collection& collection,
+                                       const WriteOptions& options) {
+  if (operation.remove) return collection.remove(operation.ids, options);
+  const std::vector<float> x = operation.vectors();
+  RecordBatch batch;
+  batch.ids = operation.ids;
+  batch.vectors = x;
+  batch.metadata.assign(operation.ids.size(),
+                        {{"number", static_cast<std::int64_t>(operation.number)}});
+  return collection.upsert(batch, options);
+}
+
 /// Id to the number of the operation that wrote its record.
 using KillState = std::map<RecordId, std::uint64_t>;
 

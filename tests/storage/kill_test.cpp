@@ -105,18 +105,7 @@ class KillTest : public testing::Test {
       // A client that saw no answer repeats the operation, and must not write twice.
       WriteOptions options;
       options.operation_id = operation.name;
-      absl::StatusOr<WriteResult> again;
-      if (operation.remove) {
-        again = (*collection)->remove(operation.ids, options);
-      } else {
-        const std::vector<float> x = operation.vectors();
-        RecordBatch batch;
-        batch.ids = operation.ids;
-        batch.vectors = x;
-        batch.metadata.assign(operation.ids.size(),
-                              {{"number", static_cast<std::int64_t>(operation.number)}});
-        again = (*collection)->upsert(batch, options);
-      }
+      const absl::StatusOr<WriteResult> again = run(operation, **collection, options);
       ASSERT_OK(again);
       ASSERT_TRUE(again->replayed);
       ++next_[t];
@@ -145,6 +134,7 @@ TEST_F(KillTest, NothingAcknowledgedIsLost) {
     options.dimension = kKillDimension;
     options.originals = Originals::kFp16;
     options.fields = {{"number", FieldType::kInt64}};
+    options.pack_codes = true;
     ASSERT_OK((*store)->create_collection("k", options));
   }
   std::mt19937_64 random(from_environment("TURBOQUANT_KILL_SEED", 81));

@@ -27,18 +27,7 @@ void work(Collection& collection, std::size_t thread, std::uint64_t number) {
     // A killed process loses nothing that the operating system has: both levels must hold.
     options.durability = operation.fsync ? Durability::kFsync : Durability::kWal;
     tell(thread, '+');
-    absl::Status status;
-    if (operation.remove) {
-      status = collection.remove(operation.ids, options).status();
-    } else {
-      const std::vector<float> x = operation.vectors();
-      RecordBatch batch;
-      batch.ids = operation.ids;
-      batch.vectors = x;
-      batch.metadata.assign(operation.ids.size(),
-                            {{"number", static_cast<std::int64_t>(operation.number)}});
-      status = collection.upsert(batch, options).status();
-    }
+    const absl::Status status = test::run(operation, collection, options).status();
     if (!status.ok()) {
       std::fprintf(stderr, "operation %s: %s\n", operation.name.c_str(), status.ToString().c_str());
       std::_Exit(4);

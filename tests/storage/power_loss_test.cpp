@@ -43,19 +43,7 @@ TEST(PowerLoss, EveryLegalImageHoldsWhatWasAcknowledged) {
       const KillOperation operation(0, number);
       WriteOptions options;
       options.durability = operation.fsync ? Durability::kFsync : Durability::kWal;
-      absl::Status status;
-      if (operation.remove) {
-        status = (*collection)->remove(operation.ids, options).status();
-      } else {
-        const std::vector<float> x = operation.vectors();
-        RecordBatch batch;
-        batch.ids = operation.ids;
-        batch.vectors = x;
-        batch.metadata.assign(operation.ids.size(),
-                              {{"number", static_cast<std::int64_t>(number)}});
-        status = (*collection)->upsert(batch, options).status();
-      }
-      ASSERT_OK(status);
+      ASSERT_OK(run(operation, **collection, options));
       states.push_back(states.back());
       perform(operation, states.back());
       if (operation.fsync) acknowledged.push_back({journal_size(), number});
