@@ -98,7 +98,7 @@ TEST_P(Concurrency, SearchesOfOneInvertedFile) {
 
 // Graphs, lists behind graphs, and refinement.
 TEST_P(Concurrency, SearchesOfIndexesOfTheFactory) {
-  const auto x = clustered(1000, kD, 1);
+  const auto x = clustered(650, kD, 1);
   const auto queries = clustered(40, kD, 2);
   for (const char* text : {"HNSW16,TQ3", "HNSW16,TQ2t", "IVF16_HNSW8,TQ3", "IVF16,TQ2,RFlat",
                            "IVF16,TQ4t,Refine(SQ8)", "TQ4r2,Refine(SQfp16)"}) {
