@@ -34,7 +34,10 @@ const float* flat_centroids(const IndexIVFTurboQuant& index) {
       coarse.ntotal != static_cast<std::int64_t>(index.nlist)) {
     return nullptr;
   }
-  return static_cast<const faiss::IndexFlat&>(coarse).get_xb();
+  const auto& flat = static_cast<const faiss::IndexFlat&>(coarse);
+  // FAISS's reader trusts the sizes in a file, in some versions.
+  const std::size_t bytes = index.nlist * static_cast<std::size_t>(index.d) * sizeof(float);
+  return flat.codes.size() < bytes ? nullptr : flat.get_xb();
 }
 
 CentroidTable::CentroidTable(const IndexIVFTurboQuant& index)

@@ -63,8 +63,14 @@ IvfVisits::Options options_of(const IndexIVFTurboQuant& index, std::size_t k, bo
   if (options.max_codes != 0 && options.whole_lists) {
     options.max_codes = std::max(options.max_codes, k);
   }
-  options.nearest_first = true;
   return options;
+}
+
+// Lists that are read twice, for the queries to which they are nearest and for the others, pay
+// where bounds save much: of many candidates, and where few queries share a list. Measured.
+bool nearest_lists_first(const IndexIVFTurboQuant& index, const IvfProbes& batch, std::size_t k) {
+  const auto nprobe = static_cast<std::size_t>(batch.nprobe);
+  return k * nprobe > 256 || static_cast<std::size_t>(batch.n) * nprobe < 2 * index.nlist;
 }
 
 // work(first query, batch) for batches that take so much memory a query.
@@ -306,7 +312,7 @@ void search_lists(const IndexIVFTurboQuant& index, const IvfProbes& probes, std:
   std::vector<std::unique_ptr<Best>> best;
   std::vector<BestSink> sinks(IvfVisits::threads(), BestSink(metric, best));
   in_batches(probes, index.codec().dimension(), bytes, [&](std::size_t at, const IvfProbes& batch) {
-    visits.take(batch);
+    visits.take(batch, nearest_lists_first(index, batch, wanted));
     best.clear();
     for (std::int64_t q = 0; q < batch.n; ++q) best.push_back(std::make_unique<Best>(wanted));
     visits.scan([&](std::size_t thread) -> VisitSink& { return sinks[thread]; });
@@ -328,7 +334,7 @@ void range_search_lists(const IndexIVFTurboQuant& index, const IvfProbes& probes
   in_batches(probes, index.codec().dimension(),
              visits.bytes_per_query(static_cast<std::size_t>(probes.nprobe)),
              [&](std::size_t at, const IvfProbes& batch) {
-               visits.take(batch);
+               visits.take(batch, false);
                visits.scan([&](std::size_t thread) -> VisitSink& {
                  sinks[thread].start_batch(at);
                  return sinks[thread];

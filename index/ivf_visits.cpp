@@ -34,10 +34,10 @@ IvfVisits::IvfVisits(const IndexIVFTurboQuant& index, const Options& options)
       options_(options),
       per_list_(index.by_residual && metric_ == Metric::kL2) {}
 
-void IvfVisits::take(const IvfProbes& batch) {
+void IvfVisits::take(const IvfProbes& batch, bool nearest_first) {
   batch_ = batch;
   collect_lists();
-  collect_visits();
+  collect_visits(nearest_first);
   prepare();
   make_tasks();
 }
@@ -105,7 +105,7 @@ void IvfVisits::select(ListRows& rows) const {
 
 // visits_: ordered by list; with nearest_first, those to the nearest list of each query before all
 // others, because it gives the best bound for the rest.
-void IvfVisits::collect_visits() {
+void IvfVisits::collect_visits(bool nearest_first) {
   const auto nprobe = static_cast<std::size_t>(batch_.nprobe);
   std::vector<std::size_t> counts(2 * lists_.size() + 1);
   std::vector<IvfVisit> all;
@@ -115,7 +115,7 @@ void IvfVisits::collect_visits() {
   for (std::int64_t q = 0; q < batch_.n; ++q) {
     const std::int64_t* lists = batch_.lists + static_cast<std::size_t>(q) * nprobe;
     std::size_t scanned = 0;
-    bool first = options_.nearest_first;
+    bool first = nearest_first;
     for (std::size_t p = 0; p < nprobe; ++p) {
       if (options_.max_codes != 0 && scanned >= options_.max_codes) break;
       if (lists[p] < 0) continue;

@@ -40,17 +40,16 @@ class IvfVisits {
   struct Options {
     bool store_pairs = false;
     const faiss::IDSelector* selector = nullptr;
-    std::size_t max_codes = 0;   ///< rows that a query may look at; 0 for no limit
-    bool whole_lists = false;    ///< the last list of max_codes is not cut short
-    bool nearest_first = false;  ///< all queries' nearest lists come before others
+    std::size_t max_codes = 0;  ///< rows that a query may look at; 0 for no limit
+    bool whole_lists = false;   ///< the last list of max_codes is not cut short
   };
 
   /// Both are borrowed.
   IvfVisits(const IndexIVFTurboQuant& index, const Options& options);
 
-  /// Takes the next batch. Throws on lists that the index does not have, and on NaN or infinity in
-  /// a query.
-  void take(const IvfProbes& batch);
+  /// Takes the next batch. nearest_first: the nearest lists of all queries come before others.
+  /// Throws on lists that the index does not have, and on NaN or infinity in a query.
+  void take(const IvfProbes& batch, bool nearest_first);
 
   /// Threads that scan asks for at most.
   static std::size_t threads();
@@ -83,7 +82,7 @@ class IvfVisits {
 
   void collect_lists();
   void select(ListRows& rows) const;
-  void collect_visits();
+  void collect_visits(bool nearest_first);
   void prepare();
   void make_tasks();
 

@@ -41,7 +41,8 @@ float sum_codes(const std::uint8_t* code, std::size_t d, const Term& term) {
 }  // namespace
 
 RefineRows::RefineRows(const faiss::Index& index)
-    : metric_(to_metric(index.metric_type)),
+    : ntotal_(static_cast<std::size_t>(index.ntotal)),
+      metric_(to_metric(index.metric_type)),
       d_(static_cast<std::size_t>(index.d)),
       kernels_(kernels::active()),
       row_(d_) {
@@ -49,24 +50,20 @@ RefineRows::RefineRows(const faiss::Index& index)
   if (type == typeid(faiss::IndexFlat) || type == typeid(faiss::IndexFlatL2) ||
       type == typeid(faiss::IndexFlatIP)) {
     kind_ = Kind::kFloats;
-    code_size_ = d_ * sizeof(float);
-    codes_ =
-        reinterpret_cast<const std::uint8_t*>(static_cast<const faiss::IndexFlat&>(index).get_xb());
+    const auto& flat = static_cast<const faiss::IndexFlat&>(index);
+    take_codes(flat.codes.data(), d_ * sizeof(float), flat.codes.size());
     return;
   }
   if (type == typeid(faiss::IndexScalarQuantizer)) {
     const auto& scalar = static_cast<const faiss::IndexScalarQuantizer&>(index);
-    codes_ = scalar.codes.data();
-    if (scalar.sq.qtype == faiss::ScalarQuantizer::QT_fp16 &&
-        scalar.code_size == d_ * sizeof(std::uint16_t)) {
+    if (scalar.sq.qtype == faiss::ScalarQuantizer::QT_fp16) {
       kind_ = Kind::kHalves;
-      code_size_ = scalar.code_size;
+      take_codes(scalar.codes.data(), d_ * sizeof(std::uint16_t), scalar.codes.size());
       return;
     }
-    if (scalar.sq.qtype == faiss::ScalarQuantizer::QT_8bit && scalar.code_size == d_ &&
-        scalar.sq.trained.size() == 2 * d_) {
+    if (scalar.sq.qtype == faiss::ScalarQuantizer::QT_8bit && scalar.sq.trained.size() == 2 * d_) {
       kind_ = Kind::kBytes;
-      code_size_ = d_;
+      take_codes(scalar.codes.data(), d_, scalar.codes.size());
       // FAISS: least + (code + 1/2) / 255 * range.
       const float* least = scalar.sq.trained.data();
       const float* range = least + d_;
@@ -82,6 +79,13 @@ RefineRows::RefineRows(const faiss::Index& index)
 }
 
 RefineRows::~RefineRows() = default;
+
+// FAISS's reader trusts the sizes in a file, in some versions.
+void RefineRows::take_codes(const std::uint8_t* codes, std::size_t code_size, std::size_t bytes) {
+  if (bytes / code_size < ntotal_) fail("the refining index lacks codes of its vectors");
+  codes_ = codes;
+  code_size_ = code_size;
+}
 
 void RefineRows::set_query(const float* query) {
   query_ = query;

@@ -34,9 +34,11 @@ class RefineRows {
  private:
   enum class Kind { kFloats, kHalves, kBytes, kOther };
 
+  void take_codes(const std::uint8_t* codes, std::size_t code_size, std::size_t bytes);
   float score_bytes(const std::uint8_t* code) const;
   float score_floats(const float* x);
 
+  const std::size_t ntotal_;
   const Metric metric_;
   const std::size_t d_;
   const kernels::KernelTable& kernels_;

@@ -1,6 +1,8 @@
 // What the fuzz target of index files does with one input.
 #pragma once
 
+#include <faiss/IndexFlat.h>
+#include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/impl/io.h>
 
@@ -43,6 +45,32 @@ inline void use_index(const IndexTurboQuant& index) {
   }
 }
 
+/// Lists that were read must be searched like any others, whatever their rows hold.
+inline void use_lists(IvfContent& content) {
+  if (content.dimension > 512 || content.nlist > 64) return;
+  const auto d = static_cast<int>(content.dimension);
+  const std::size_t n = 20;  // queries, enough for those that lists are shared among
+  std::vector<float> x(std::max(content.nlist, n) * content.dimension);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 7) - 3;
+  faiss::IndexFlat coarse(d, content.metric);
+  coarse.add(static_cast<std::int64_t>(content.nlist), x.data());
+  IndexIVFTurboQuant index(&coarse, content.dimension, content.nlist, content.options,
+                           content.metric, content.by_residual);
+  const auto rows = static_cast<std::int64_t>(content.lists->compute_ntotal());
+  index.replace_invlists(content.lists.get());
+  index.ntotal = rows;
+  index.nprobe = content.nlist;
+  std::vector<float> distances(n * 3);
+  std::vector<std::int64_t> labels(n * 3);
+  index.search(static_cast<std::int64_t>(n), x.data(), 3, distances.data(), labels.data());
+  faiss::RangeSearchResult ranges(static_cast<std::int64_t>(n));
+  index.range_search(static_cast<std::int64_t>(n), x.data(), 0, &ranges);
+  for (std::size_t q = 0; q < n; ++q) {
+    if (ranges.lims[q + 1] - ranges.lims[q] > static_cast<std::size_t>(rows)) std::abort();
+  }
+  index.replace_invlists(nullptr);
+}
+
 /// A flat index file, or a payload alone. Anything but a FaissException is a finding.
 inline void fuzz_index_file(const std::uint8_t* data, std::size_t size) {
   try {
@@ -69,9 +97,9 @@ inline void fuzz_index_file(const std::uint8_t* data, std::size_t size) {
         std::abort();
       }
     }
-    if (payload->ivf != nullptr && payload->ivf->lists != nullptr &&
-        payload->ivf->lists->compute_ntotal() != payload->ivf->count) {
-      std::abort();
+    if (payload->ivf != nullptr && payload->ivf->lists != nullptr) {
+      if (payload->ivf->lists->compute_ntotal() != payload->ivf->count) std::abort();
+      use_lists(*payload->ivf);
     }
   } catch (const faiss::FaissException&) {
     return;

@@ -96,6 +96,33 @@ TEST_P(Concurrency, SearchesOfOneInvertedFile) {
   for (const Results& results : found) test::expect_same(results, expected);
 }
 
+// Graphs, lists behind graphs, and refinement.
+TEST_P(Concurrency, SearchesOfIndexesOfTheFactory) {
+  const auto x = clustered(650, kD, 1);
+  const auto queries = clustered(40, kD, 2);
+  for (const char* text : {"HNSW16,TQ3", "HNSW16,TQ2t", "IVF16_HNSW8,TQ3", "IVF16,TQ2,RFlat",
+                           "IVF16,TQ4t,Refine(SQ8)", "TQ4r2,Refine(SQfp16)"}) {
+    const auto index = index_factory(kD, text, GetParam());
+    test::fill(*index, x);
+    const Results expected = search(*index, queries, 10);
+    const auto fresh = turboquant::clone_index(*index);  // knows no centroids yet
+    std::vector<Results> found(kThreads);
+    std::vector<std::thread> threads;
+    for (std::size_t t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] {
+        omp_set_num_threads(t % 2 == 0 ? 2 : 1);
+        found[t] = search(*fresh, queries, 10);
+        const auto* ivf = dynamic_cast<const IndexIVFTurboQuant*>(fresh.get());
+        if (ivf == nullptr) return;
+        faiss::RangeSearchResult hits(40);
+        ivf->range_search(40, queries.data(), expected.distances[9], &hits);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const Results& results : found) test::expect_same(results, expected);
+  }
+}
+
 // NNDescent shares one distance computer among its threads for symmetric_dis.
 TEST_P(Concurrency, SymmetricDistancesFromOneComputer) {
   for (const char* name : {"TQ3", "TQ3qjl", "TQ4mse"}) {

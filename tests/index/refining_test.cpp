@@ -2,6 +2,7 @@
 #include "index/refining.h"
 
 #include <faiss/IndexFlat.h>
+#include <faiss/IndexFlatCodes.h>
 #include <faiss/IndexRefine.h>
 #include <gtest/gtest.h>
 #include <omp.h>
@@ -123,6 +124,19 @@ TEST_P(RefiningTest, RowsThatTheRefiningIndexLacks) {
   const auto x = clustered(kN, kD, 1);
   refine().base_index->add(300, x.data());
   EXPECT_THROW(search(*index_, {x.begin(), x.begin() + 300 * kD}, 10), faiss::FaissException);
+}
+
+// As a damaged file may hold it.
+TEST(Refining, CodesThatAreMissing) {
+  const auto x = clustered(kN, kD, 1);
+  for (const char* text : {"TQ2,RFlat", "TQ2,Refine(SQ8)", "TQ2,Refine(SQfp16)"}) {
+    const auto index = index_factory(kD, text, faiss::METRIC_L2);
+    test::fill(*index, x);
+    auto& refine = dynamic_cast<faiss::IndexRefine&>(*index);
+    auto& codes = dynamic_cast<faiss::IndexFlatCodes&>(*refine.refine_index).codes;
+    codes.resize(codes.size() - 1);
+    EXPECT_THROW(search(*index, {x.begin(), x.begin() + kD}, 10), faiss::FaissException) << text;
+  }
 }
 
 // Equal rows, of which the smaller ids come first.
