@@ -122,6 +122,31 @@ __device__ Value reduce(Value value, Value* shared, const Combine& combine) {
   return value;
 }
 
+// The values of a query in the order of decoded codes.
+template <bool kWarp, int kBits>
+__device__ void write_operands(const RowLayout& layout, const std::int8_t* values, size_t query,
+                               std::uint8_t* operands) {
+  using T = Team<kWarp>;
+  constexpr int kQuads = quads_of(kBits);
+  auto* to =
+      reinterpret_cast<std::uint32_t*>(operands) +
+      (query / 8 * static_cast<size_t>(layout.groups) * kQuads * 32 + query % 8 * kLanesOfRow) * 4;
+  for (int i = T::thread(); i < layout.groups * kQuads * kLanesOfRow * 4; i += T::size()) {
+    const int reg = i % 4;
+    const int lane = i / 4 % kLanesOfRow;
+    const int quad = i / 4 / kLanesOfRow % kQuads;
+    const int group = i / 4 / kLanesOfRow / kQuads;
+    std::uint32_t packed = 0;
+#pragma unroll
+    for (int byte = 0; byte < 4; ++byte) {
+      const int c = coordinate_of(kBits, group * kLanesOfRow + lane, 4 * quad + reg, byte);
+      const int value = c < layout.dimension ? values[c] : 0;
+      packed |= static_cast<std::uint32_t>(value & 255) << (8 * byte);
+    }
+    to[((group * kQuads + quad) * 32 + lane) * 4 + reg] = packed;
+  }
+}
+
 // Rounds y to int8 and writes what a scan multiplies.
 template <bool kWarp>
 __device__ void round_query(const Worker<kWarp>& w, bool empty, double norm, std::int32_t offset,
@@ -145,27 +170,18 @@ __device__ void round_query(const Worker<kWarp>& w, bool empty, double norm, std
   });
   sum = reduce<kWarp>(sum, reduced_sums, [](int a, int b) { return a + b; });
   T::sync();
-  const RowLayout& layout = w.v.layout;
-  const int quads = layout.quads();
-  const int words = layout.groups * quads * kLanesOfRow;
-  auto* to = reinterpret_cast<uint4*>(operands) +
-             query / 8 * static_cast<size_t>(layout.groups) * quads * 32 + query % 8 * kLanesOfRow;
-  for (int i = T::thread(); i < words; i += T::size()) {
-    const int lane = i % kLanesOfRow;
-    const int quad = i / kLanesOfRow % quads;
-    const int group = i / kLanesOfRow / quads;
-    std::uint32_t packed[4];
-#pragma unroll
-    for (int reg = 0; reg < 4; ++reg) {
-      packed[reg] = 0;
-#pragma unroll
-      for (int byte = 0; byte < 4; ++byte) {
-        const int c = coordinate_of(layout.bits, group * kLanesOfRow + lane, 4 * quad + reg, byte);
-        const int value = c < layout.dimension ? values[c] : 0;
-        packed[reg] |= static_cast<std::uint32_t>(value & 255) << (8 * byte);
-      }
-    }
-    to[(group * quads + quad) * 32 + lane] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+  switch (w.v.layout.bits) {
+    case 1:
+      write_operands<kWarp, 1>(w.v.layout, values, query, operands);
+      break;
+    case 2:
+      write_operands<kWarp, 2>(w.v.layout, values, query, operands);
+      break;
+    case 3:
+      write_operands<kWarp, 3>(w.v.layout, values, query, operands);
+      break;
+    default:
+      write_operands<kWarp, 4>(w.v.layout, values, query, operands);
   }
   if (T::thread() == 0) {
     scales[query] = zero ? 0 : saturate(norm * static_cast<double>(largest) / 127);
@@ -197,7 +213,11 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512)
     const float offset =
         v.centre == nullptr ? 0 : saturate(static_cast<double>(of_centre) - v.centre_norm_squared);
     w.scale(norm > 0 ? 1 / norm : 0);
-    rotate<kWarp>(w.y(), v.rotation);
+    if (!kWarp && v.rotation.window >= 32) {
+      rotate_between_lanes(w.y(), v.rotation);
+    } else {
+      rotate<kWarp>(w.y(), v.rotation);
+    }
     round_query<kWarp>(w, !real, norm, v.offsets[0], query, queries.operands, queries.scales,
                        queries.bias);
     if (v.two_parts) {
@@ -398,7 +418,8 @@ void Codec::prepare(const float* x, std::size_t n, const QueryPointers& queries,
   if (n == 0) return;
   const State& s = *state_;
   const DeviceGuard guard(s.device);
-  const Shape shape = shape_of(s, (n + 7) / 8 * 8);
+  Shape shape = shape_of(s, (n + 7) / 8 * 8);
+  if (!shape.warp) shape.threads = 512;
   const auto kernel = shape.warp ? prepare_kernel<true, true>
                       : s.shared ? prepare_kernel<false, true>
                                  : prepare_kernel<false, false>;

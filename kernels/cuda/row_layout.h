@@ -19,6 +19,9 @@ namespace turboquant::cuda {
 /// Lanes that share a row: so many chunks, a group, are read at once.
 inline constexpr int kLanesOfRow = 4;
 
+/// Groups of four registers of four levels that a chunk of codes of so many bits decodes to.
+TQ_HOST_DEVICE constexpr int quads_of(int bits) { return bits == 1 ? 8 : bits == 4 ? 2 : 4; }
+
 struct RowLayout {
   int dimension = 0;
   int bits = 0;
@@ -42,9 +45,8 @@ struct RowLayout {
   std::size_t operand_bytes() const {
     return static_cast<std::size_t>(groups) * kLanesOfRow * coordinates_of_chunk();
   }
-  TQ_HOST_DEVICE int coordinates_of_chunk() const { return bits == 1 ? 128 : bits == 4 ? 32 : 64; }
-  /// Groups of four registers of four levels that a chunk decodes to.
-  TQ_HOST_DEVICE int quads() const { return coordinates_of_chunk() / 16; }
+  TQ_HOST_DEVICE int coordinates_of_chunk() const { return 16 * quads(); }
+  TQ_HOST_DEVICE int quads() const { return quads_of(bits); }
 };
 
 /// The coordinate whose level is in byte `byte` (0 to 3) of register `reg` of a decoded chunk. The

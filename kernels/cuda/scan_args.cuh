@@ -25,15 +25,17 @@ struct ScanArgs {
   std::uint64_t* keys;          // [n_queries][capacity]
   std::uint32_t* counts;        // [n_queries] may end up above the capacity: then keys are missing
   std::uint32_t capacity;
+  std::uint32_t stages;  // of a ScanKernel with bulk
 };
 
 struct ScanKernel {
   void (*function)(ScanArgs);
   int row_tiles;    // of 16 rows: what a warp takes
   int query_tiles;  // of 8 queries: what a block takes
-  int warps;        // of a block
+  int warps;        // of a block; with bulk: at most
   bool two_parts;
   bool shared;  // keeps the operands of queries in shared memory
+  bool bulk;    // and tiles of rows, some ahead; compute capability 9.0
 };
 
 /// The kernels for codes of so many bits, by rising query_tiles; null function at the end.
