@@ -196,6 +196,7 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512)
                    QueryPointers queries, unsigned long long first_query,
                    unsigned long long* bad_query, char* scratch) {
   let_next_start();
+  if constexpr (!kWarp) prefetch_signs(v.rotation);
   using W = Worker<kWarp>;
   __shared__ double norms[W::kVectors];
   __shared__ float sums[W::kVectors];

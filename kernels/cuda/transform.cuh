@@ -210,6 +210,14 @@ __device__ void rotate(float* y, const RotationView& r) {
   }
 }
 
+/// Asks for what rotate_between_lanes reads, long before: each time it would wait for memory.
+__device__ inline void prefetch_signs(const RotationView& r) {
+  const int words = r.window / 32 * r.rounds;
+  for (int i = threadIdx.x * 32; i < words; i += blockDim.x * 32) {
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(r.signs + i));
+  }
+}
+
 /// The same by all warps of a block, for few vectors: five stages at a time, between the lanes of a
 /// warp. r.window: at least 32.
 __device__ inline void rotate_between_lanes(float* y, const RotationView& r) {
@@ -250,21 +258,12 @@ __device__ inline double sum_of_squares(const float* v, int d, unsigned active =
   const int lane = threadIdx.x % 8;
   double sum = 0;
   const float* at = v + lane;  // 64 elements are 72 apart
-  float next[8];               // loaded while those before are added
-  const auto load = [&] {
+  for (int m = 0; m < d / 64; ++m, at += pad(64)) {
 #pragma unroll
-    for (int j = 0; j < 8; ++j) next[j] = at[pad(8 * j)];
-    at += pad(64);
-  };
-  if (d >= 64) load();
-  for (int m = 1; m <= d / 64; ++m) {
-    double x[8];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) x[j] = next[j];
-    if (m < d / 64) load();
-      // Squares of floats are exact: as if it were not fused.
-#pragma unroll
-    for (int j = 0; j < 8; ++j) sum = __fma_rn(x[j], x[j], sum);
+    for (int j = 0; j < 8; ++j) {
+      const double x = at[pad(8 * j)];
+      sum = __fma_rn(x, x, sum);  // squares of floats are exact: as if it were not fused
+    }
   }
   for (int i = d / 64 * 64 + lane; i < d; i += 8) {
     const double x = v[pad(i)];
