@@ -139,7 +139,10 @@ __device__ void write_operands(const RowLayout& layout, const std::int8_t* value
     std::uint32_t packed = 0;
 #pragma unroll
     for (int byte = 0; byte < 4; ++byte) {
-      const int c = coordinate_of(kBits, group * kLanesOfRow + lane, 4 * quad + reg, byte);
+      const int chunk = group * kLanesOfRow + lane;
+      const int c =
+          kBits > 4 ? trellis_coordinate_of(kBits, layout.dimension, chunk, 4 * quad + reg, byte)
+                    : coordinate_of(kBits, chunk, 4 * quad + reg, byte);
       const int value = c < layout.dimension ? values[c] : 0;
       packed |= static_cast<std::uint32_t>(value & 255) << (8 * byte);
     }
@@ -170,7 +173,7 @@ __device__ void round_query(const Worker<kWarp>& w, bool empty, double norm, std
   });
   sum = reduce<kWarp>(sum, reduced_sums, [](int a, int b) { return a + b; });
   T::sync();
-  switch (w.v.layout.bits) {
+  switch (w.v.layout.code) {
     case 1:
       write_operands<kWarp, 1>(w.v.layout, values, query, operands);
       break;
@@ -180,8 +183,20 @@ __device__ void round_query(const Worker<kWarp>& w, bool empty, double norm, std
     case 3:
       write_operands<kWarp, 3>(w.v.layout, values, query, operands);
       break;
-    default:
+    case 4:
       write_operands<kWarp, 4>(w.v.layout, values, query, operands);
+      break;
+    case trellis_code(1):
+      write_operands<kWarp, trellis_code(1)>(w.v.layout, values, query, operands);
+      break;
+    case trellis_code(2):
+      write_operands<kWarp, trellis_code(2)>(w.v.layout, values, query, operands);
+      break;
+    case trellis_code(3):
+      write_operands<kWarp, trellis_code(3)>(w.v.layout, values, query, operands);
+      break;
+    default:
+      write_operands<kWarp, trellis_code(4)>(w.v.layout, values, query, operands);
   }
   if (T::thread() == 0) {
     scales[query] = zero ? 0 : saturate(norm * static_cast<double>(largest) / 127);
@@ -292,7 +307,7 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
   CodecView& v = s.view;
   s.device = device;
   const size_t d = tables.dimension;
-  v.layout = RowLayout(static_cast<int>(d), tables.bits);
+  v.layout = RowLayout(static_cast<int>(d), tables.bits, tables.trellis);
   v.rotation = upload(device, tables.rotation, d, s.rotation);
   v.projection = upload(device, tables.projection, d, s.projection);
   if (tables.gaussian != nullptr) {
@@ -321,9 +336,8 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
   v.step = static_cast<float>(tables.step);
   v.step_exact = tables.step;
   v.sqrt_d = std::sqrt(static_cast<double>(d));
-  // Only of 4 bits do scans take level + offset.
-  v.offsets[0] = tables.bits == 4 ? tables.levels.offset : 0;
-  v.offsets[1] = tables.bits == 4 ? tables.signs.offset : 0;
+  v.offsets[0] = unsigned_levels(v.layout.code) ? tables.levels.offset : 0;
+  v.offsets[1] = unsigned_levels(v.layout.code) ? tables.signs.offset : 0;
   v.pitch = (pad(v.layout.blocks * 64) + 4) / 4 * 4;
   static_assert(pad(64) % 4 == 0);
   v.bytes_of_vector = v.pitch * 4 * (v.gaussian != nullptr ? 2 : 1) + v.layout.blocks * 64;

@@ -23,6 +23,7 @@ struct RotationTable {
 struct CodecTables {
   std::size_t dimension = 0;
   int bits = 0;
+  bool trellis = false;    // kTrellis: queries alone can be prepared
   bool two_parts = false;  // kQjl
   bool mse = false;        // kMse
   bool with_norm = false;
@@ -79,8 +80,9 @@ class Codec {
   int device() const;
   const RowLayout& layout() const;
 
-  /// x[n][d] of the device to rows, in stream order. *bad_row (of the device) becomes the smaller
-  /// of what it was and first_row plus the first row that holds NaN or infinity.
+  /// x[n][d] of the device to rows, in stream order; not of trellis codes. *bad_row (of the device)
+  /// becomes the smaller of what it was and first_row plus the first row that holds NaN or
+  /// infinity.
   void encode(const float* x, std::size_t n, const RowPointers& rows, std::size_t first_row,
               unsigned long long* bad_row, StreamPointer stream) const;
 

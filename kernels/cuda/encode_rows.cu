@@ -495,7 +495,8 @@ const RowEncoder kEncoders[] = {
 }  // namespace
 
 const RowEncoder* row_encoder(const CodecTables& tables) {
-  if (tables.two_parts || tables.centre != nullptr || tables.rotation.factors == nullptr) {
+  if (tables.trellis || tables.two_parts || tables.centre != nullptr ||
+      tables.rotation.factors == nullptr) {
     return nullptr;
   }
   for (const RowEncoder& encoder : kEncoders) {

@@ -19,9 +19,9 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
   constexpr int kTile = 16 * kRowTiles;
   constexpr int kQueries = 8 * kQueryTiles;
   constexpr int kQuads = quads_of(kBits);
-  constexpr bool kUnsigned = kBits == 4;
+  constexpr bool kUnsigned = unsigned_levels(kBits);
   // Measured: with 4 bits and many queries it pays to spare registers, else to keep products apart.
-  constexpr bool kSparing = kBits == 4 && kQueryTiles == 16;
+  constexpr bool kSparing = bits_of(kBits) == 4 && kQueryTiles == 16;
   constexpr int kAtOnce = kQueryTiles % 2 == 0 && !kSparing ? 2 : 1;
   // Of many queries the loop's body is large: it is to stay in the instruction cache.
   constexpr int kUnrolledPairs = kQueryTiles >= 8 ? 1 : kQuads / 2;
@@ -174,20 +174,39 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
 template <int kBits>
 const ScanKernel* scan_kernels() {
   // Warps for many queries: as many as leave each the registers that it needs, as measured.
-  constexpr int kMany = kBits == 4 ? 12 : 16;
-  static const ScanKernel kernels[] = {
+  constexpr int kMany = bits_of(kBits) == 4 ? 12 : 16;
+  // Chunks of a trellis code of 3 bits are large.
+  constexpr int kAhead = kBits == trellis_code(3) ? 1 : 2;
+  static constexpr ScanKernel kOnePart[] = {
       {scan_bulk_kernel<kBits, 1, 16>, 1, 1, 16, false, true, true},
-      {scan_kernel<kBits, 1, 1, false, false, 2, 8, 2>, 1, 1, 8, false, false, false},
-      {scan_kernel<kBits, 1, 1, false, true, 2, 8, 2>, 1, 1, 8, false, true, false},
+      {scan_kernel<kBits, 1, 1, false, false, kAhead, 8, 2>, 1, 1, 8, false, false, false},
+      {scan_kernel<kBits, 1, 1, false, true, kAhead, 8, 2>, 1, 1, 8, false, true, false},
       {scan_bulk_kernel<kBits, 2, 16>, 1, 2, 16, false, true, true},
-      {scan_kernel<kBits, 1, 2, false, true, 2, 8, 2>, 1, 2, 8, false, true, false},
-      {scan_kernel<kBits, 1, 4, false, true, 2, 8, 2>, 1, 4, 8, false, true, false},
+      {scan_kernel<kBits, 1, 2, false, true, kAhead, 8, 2>, 1, 2, 8, false, true, false},
+      {scan_kernel<kBits, 1, 4, false, true, kAhead, 8, 2>, 1, 4, 8, false, true, false},
       {scan_kernel<kBits, 1, 8, false, true, 1, 8, 2>, 1, 8, 8, false, true, false},
-      {scan_kernel<kBits, 1, 16, false, true, 1, kMany, 1>, 1, 16, kMany, false, true, false},
-      {scan_kernel<kBits, 1, 1, true, false, 1, 8, 2>, 1, 1, 8, true, false, false},
-      {scan_kernel<kBits, 1, 4, true, true, 1, 8, 2>, 1, 4, 8, true, true, false},
-      {nullptr, 0, 0, 0, false, false, false}};
-  return kernels;
+      {scan_kernel<kBits, 1, 16, false, true, 1, kMany, 1>, 1, 16, kMany, false, true, false}};
+  constexpr ScanKernel kEnd = {nullptr, 0, 0, 0, false, false, false};
+  if constexpr (kBits > 4) {
+    static const ScanKernel kernels[] = {kOnePart[0], kOnePart[1], kOnePart[2],
+                                         kOnePart[3], kOnePart[4], kOnePart[5],
+                                         kOnePart[6], kOnePart[7], kEnd};
+    return kernels;
+  } else {
+    static const ScanKernel kernels[] = {
+        kOnePart[0],
+        kOnePart[1],
+        kOnePart[2],
+        kOnePart[3],
+        kOnePart[4],
+        kOnePart[5],
+        kOnePart[6],
+        kOnePart[7],
+        {scan_kernel<kBits, 1, 1, true, false, 1, 8, 2>, 1, 1, 8, true, false, false},
+        {scan_kernel<kBits, 1, 4, true, true, 1, 8, 2>, 1, 4, 8, true, true, false},
+        kEnd};
+    return kernels;
+  }
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   constexpr int kTile = kTileOfBulk;
   constexpr int kQueries = 8 * kQueryTiles;
   constexpr int kQuads = quads_of(kBits);
-  constexpr bool kUnsigned = kBits == 4;
+  constexpr bool kUnsigned = unsigned_levels(kBits);
   constexpr int kAtOnce = kQueryTiles % 2 == 0 ? 2 : 1;
 
   extern __shared__ __align__(16) char memory[];
@@ -111,9 +111,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
 
   const int row_of_lane = lane / kLanesOfRow;
   const int chunk_of_lane = lane % kLanesOfRow;
-  // What lies past the end of a row counts nothing: queries are zero there.
-  const int low_of_lane = row_of_lane * a.layout.stride + chunk_of_lane * 16;
-  const int top_of_lane = row_of_lane * a.layout.stride + a.layout.top + chunk_of_lane * 8;
+  // Chunks past the end of a row are whatever lies there: queries are zero for them.
   std::uint32_t stage = 0;
   std::uint32_t phase = 0;
   while (item < a.round.tiles) {
@@ -135,13 +133,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
     }
     const char* tile = stages + stage * tile_bytes;
     const auto load = [&](int group, int r) {
-      Chunk<kBits> c;
-      const int rows_on = 8 * r * a.layout.stride;
-      c.low = *reinterpret_cast<const uint4*>(tile + low_of_lane + rows_on + group * 64);
-      if constexpr (kBits == 3) {
-        c.top = *reinterpret_cast<const uint2*>(tile + top_of_lane + rows_on + group * 32);
-      }
-      return c;
+      return read_chunk<kBits, SharedMemory>(tile + (row_of_lane + 8 * r) * a.layout.stride,
+                                             group * kLanesOfRow + chunk_of_lane, a.layout.top);
     };
     Arrival(arrivals + stage).wait(phase);
     Chunk<kBits> next[2] = {load(0, 0), load(0, 1)};
@@ -166,9 +159,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
       ahead = skip(ahead + stride);
     }
     constexpr std::int32_t kNone[1][1][4] = {};
-    offer_passing<1, kQueryTiles, false>(a, factors, first_query, first,
-                                         item * kTile + row_of_lane, dots, kNone, row_scale,
-                                         row_terms);
+    offer_passing<1, kQueryTiles, false>(a, factors, first_query, first, item * kTile + row_of_lane,
+                                         dots, kNone, row_scale, row_terms);
     item = skip(item + stride);
     if (++stage == a.stages) {
       stage = 0;

@@ -130,8 +130,8 @@ __device__ __forceinline__ void offer(const ScanArgs& a, const QueryFactors& f, 
   }
 }
 
-// The four pairs of a lane in 16 rows times 8 queries. Out of line, as it is rarely called: the loop
-// around it is to stay small.
+// The four pairs of a lane in 16 rows times 8 queries. Out of line, as it is rarely called: the
+// loop around it is to stay small.
 __device__ __noinline__ void offer_four(const ScanArgs& a, const QueryFactors* f,
                                         std::uint32_t query, std::uint32_t row,
                                         std::uint32_t position, int4 dots, int4 sign_dots,

@@ -14,27 +14,29 @@ static_assert(kMostResults == kMostNeighbours);
 constexpr std::size_t kCandidateBytes = std::size_t{256} << 20;  // of a batch
 constexpr std::size_t kFactorBytes = 40;                         // of QueryFactors
 
-LevelBytes level_bytes(const kernels::CodeTable& table, int bits) {
+LevelBytes level_bytes(const std::int8_t* levels, std::size_t n, std::int32_t offset) {
   LevelBytes bytes{};
-  const int offset = bits == 4 ? table.offset : 0;
-  for (int code = 0; code < 16; ++code) {
-    const auto level = static_cast<std::uint8_t>(table.levels[code] + offset);
+  for (std::size_t code = 0; code < n; ++code) {
+    const auto level = static_cast<std::uint8_t>(levels[code] + offset);
     bytes.words[code / 4] |= static_cast<std::uint32_t>(level) << (code % 4 * 8);
   }
   return bytes;
 }
 
-const ScanKernel* kernels_of(int bits) {
-  switch (bits) {
-    case 1:
-      return scan_kernels_1();
-    case 2:
-      return scan_kernels_2();
-    case 3:
-      return scan_kernels_3();
-    default:
-      return scan_kernels_4();
-  }
+LevelBytes level_bytes(const kernels::CodeTable& table, int code) {
+  return level_bytes(table.levels, 16, unsigned_levels(code) ? table.offset : 0);
+}
+
+LevelBytes level_bytes(const kernels::TrellisTable& table, int code) {
+  return level_bytes(table.lookup, 32, unsigned_levels(code) ? table.offset : 0);
+}
+
+const ScanKernel* kernels_of(int code) {
+  using Kernels = const ScanKernel* (*)();
+  static constexpr Kernels kKernels[] = {scan_kernels_1,  scan_kernels_2,  scan_kernels_3,
+                                         scan_kernels_4,  scan_kernels_1t, scan_kernels_2t,
+                                         scan_kernels_3t, scan_kernels_4t};
+  return kKernels[code - 1]();
 }
 
 // What a block of a kernel needs; one with bulk, beside its stages.
@@ -75,7 +77,7 @@ BlockShape block_shape(const ScanKernel& kernel, const RowLayout& layout, std::s
 const ScanKernel& choose(const DeviceProperties& device, const RowLayout& layout, bool two_parts,
                          std::size_t queries) {
   const ScanKernel* best = nullptr;
-  for (const ScanKernel* k = kernels_of(layout.bits); k->function != nullptr; ++k) {
+  for (const ScanKernel* k = kernels_of(layout.code); k->function != nullptr; ++k) {
     if (k->two_parts != two_parts) continue;
     if (block_shape(*k, layout, device.shared_bytes_of_block).warps == 0) continue;
     const bool all = static_cast<std::size_t>(k->query_tiles) * 8 >= queries;
@@ -215,8 +217,9 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
   scan.mask = task.mask;
   scan.queries = batch.queries;
   scan.n_queries = static_cast<std::uint32_t>(batch.n);
-  scan.levels = level_bytes(task.levels, layout.bits);
-  scan.signs = level_bytes(task.signs, layout.bits);
+  scan.levels = task.trellis != nullptr ? level_bytes(*task.trellis, layout.code)
+                                        : level_bytes(task.levels, layout.code);
+  scan.signs = level_bytes(task.signs, layout.code);
   scan.l2 = task.l2;
   scan.limits = batch.limits;
   scan.keys = keys_.as<std::uint64_t>();

@@ -21,6 +21,7 @@ struct SearchTask {
   const Codec* codec = nullptr;
   kernels::CodeTable levels{};  // readings of a code, as CodecTables has them
   kernels::CodeTable signs{};
+  const kernels::TrellisTable* trellis = nullptr;  // of trellis codes: how to read them
   bool two_parts = false;
   bool l2 = false;
   RowPointers rows;

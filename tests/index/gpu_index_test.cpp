@@ -73,7 +73,8 @@ const std::vector<std::string>& names() {
   static const std::vector<std::string> all = {
       "TQ1",    "TQ2",     "TQ3",    "TQ4",    "TQ1mse", "TQ2mse",  "TQ3mse",
       "TQ4mse", "TQ1qjl",  "TQ2qjl", "TQ3qjl", "TQ4qjl", "TQ3qjlg", "TQ1qjlg",
-      "TQ1c",   "TQ2ccos", "TQ3c",   "TQ4c",   "TQ4cos", "TQ3qjlc", "TQ4qjlccos"};
+      "TQ1c",   "TQ2ccos", "TQ3c",   "TQ4c",   "TQ4cos", "TQ3qjlc", "TQ4qjlccos",
+      "TQ1t",   "TQ2t",    "TQ3t",   "TQ4t",   "TQ2tc",  "TQ4tccos"};
   return all;
 }
 
@@ -95,11 +96,6 @@ TEST(GpuIndex, WithoutADeviceItSaysSo) {
   if (cuda::device_count() > 0) GTEST_SKIP() << "there is a CUDA device on this machine";
   EXPECT_THAT(error_of([] { GpuIndexTurboQuant(16, parse_index_name("TQ4"), kL2); }),
               HasSubstr("CUDA"));
-}
-
-TEST(GpuIndex, RefusesTrellisCodes) {
-  EXPECT_THAT(error_of([] { GpuIndexTurboQuant(16, parse_index_name("TQ4t"), kL2); }),
-              HasSubstr("an index on a device cannot hold trellis codes (TQ4t)"));
 }
 
 class GpuIndexKinds : public testing::TestWithParam<std::string> {};
@@ -181,7 +177,8 @@ TEST_P(GpuIndexKinds, SearchesGiveTheSameBits) {
 
 TEST(GpuIndex, ManyRowsTakeSeveralRounds) {
   TQ_NEEDS_DEVICE();
-  for (const std::string name : {"TQ4", "TQ3", "TQ2", "TQ1", "TQ4qjl"}) {
+  for (const std::string name :
+       {"TQ4", "TQ3", "TQ2", "TQ1", "TQ4qjl", "TQ1t", "TQ2t", "TQ3t", "TQ4t"}) {
     for (const auto metric : sizes<faiss::MetricType>({kIp, kL2}, {kL2})) {
       Pair pair(48, name, metric);
       pair.add(clustered(small() ? 20011 : 120007, 48, 3));
@@ -239,7 +236,7 @@ TEST(GpuIndex, MoreCandidatesThanThereIsRoomFor) {
 
 TEST(GpuIndex, SelectorsLeaveRowsOut) {
   TQ_NEEDS_DEVICE();
-  for (const std::string name : {"TQ4", "TQ2c", "TQ3qjl"}) {
+  for (const std::string name : {"TQ4", "TQ2c", "TQ3qjl", "TQ3t"}) {
     Pair pair(64, name, kL2);
     pair.add(clustered(50003, 64, 9));
     const std::vector<float> queries = clustered(70, 64, 10);
@@ -264,7 +261,7 @@ TEST(GpuIndex, SelectorsLeaveRowsOut) {
 
 TEST(GpuIndex, RemovedRowsMoveTheOthersDown) {
   TQ_NEEDS_DEVICE();
-  for (const std::string name : {"TQ3", "TQ4qjlc"}) {
+  for (const std::string name : {"TQ3", "TQ4qjlc", "TQ3tc"}) {
     Pair pair(100, name, kL2);
     pair.add(clustered(30000, 100, 11));
     std::vector<std::int64_t> ids;
@@ -307,7 +304,7 @@ TEST(GpuIndex, CopiesBothWays) {
 
 TEST(GpuIndex, AnIndexOfTheHostIsSearchedInParts) {
   TQ_NEEDS_DEVICE();
-  for (const std::string name : {"TQ4", "TQ3c", "TQ2qjl"}) {
+  for (const std::string name : {"TQ4", "TQ3c", "TQ2qjl", "TQ4t"}) {
     for (const auto metric : {kIp, kL2}) {
       IndexTurboQuant index(40, parse_index_name(name), metric);
       // Twice the same, so that parts hold equal scores.
@@ -417,8 +414,9 @@ TEST(GpuIndex, NotEnoughMemoryNamesTheBytesAndLosesNothing) {
 
 TEST(GpuIndex, LongRows) {
   TQ_NEEDS_DEVICE();
-  for (const std::string name : {"TQ4", "TQ3", "TQ2qjl", "TQ1"}) {
+  for (const std::string name : {"TQ4", "TQ3", "TQ2qjl", "TQ1", "TQ3t"}) {
     for (const int d : sizes<int>({20000, 50000, 65536}, {20000})) {
+      if (name == "TQ3t" && d > 20000) continue;  // encoding takes long
       SCOPED_TRACE(name + " " + std::to_string(d));
       Pair pair(d, name, kIp);
       pair.add(clustered(small() ? 20 : 300, static_cast<std::size_t>(d), 22));
