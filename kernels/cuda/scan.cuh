@@ -23,8 +23,9 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
   // Measured: with 4 bits and many queries it pays to spare registers, else to keep products apart.
   constexpr bool kSparing = bits_of(kBits) == 4 && kQueryTiles == 16;
   constexpr int kAtOnce = kQueryTiles % 2 == 0 && !kSparing ? 2 : 1;
-  // Of many queries the loop's body is large: it is to stay in the instruction cache.
-  constexpr int kUnrolledPairs = kQueryTiles >= 8 ? 1 : kQuads / 2;
+  // Of many queries the loop's body is large: it is to stay in the instruction cache. But the words
+  // of a trellis code are many to choose from.
+  constexpr int kUnrolledPairs = kQueryTiles >= 8 && kBits != trellis_code(3) ? 1 : kQuads / 2;
 
   extern __shared__ __align__(16) char memory[];
   auto* factors = reinterpret_cast<QueryFactors*>(memory);
@@ -174,7 +175,7 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
 template <int kBits>
 const ScanKernel* scan_kernels() {
   // Warps for many queries: as many as leave each the registers that it needs, as measured.
-  constexpr int kMany = bits_of(kBits) == 4 ? 12 : 16;
+  constexpr int kMany = bits_of(kBits) == 4 || kBits == trellis_code(3) ? 12 : 16;
   // Chunks of a trellis code of 3 bits are large.
   constexpr int kAhead = kBits == trellis_code(3) ? 1 : 2;
   static constexpr ScanKernel kOnePart[] = {
