@@ -83,11 +83,9 @@ class Result {
 int gpu_device_count() { return cuda::device_count(); }
 
 struct GpuIndexTurboQuant::State {
-  State(int dimension, const IndexOptions& wanted, faiss::MetricType wanted_metric,
-        int wanted_device)
+  State(int dimension, const IndexOptions& wanted, faiss::MetricType metric, int wanted_device)
       : options(wanted),
-        metric(wanted_metric),
-        quantizer(make_codec(dimension, wanted, wanted_metric)),
+        quantizer(make_codec(dimension, wanted, metric)),
         device(wanted_device),
         codec(device, codec_tables(quantizer.impl(), wanted.normalize)),
         rows(device, quantizer.impl()),
@@ -98,7 +96,6 @@ struct GpuIndexTurboQuant::State {
 
   /// Encodes x[n][d] to rows; `first` rows come before them in messages.
   void encode(std::size_t n, const float* x, const cuda::RowPointers& to, std::size_t first) const {
-    if (options.estimator == Estimator::kTrellis) return encode_on_host(n, x, to);
     const cuda::Buffer bad(device, 8);
     cuda::fill(bad.get(), 0xff, 8, stream);
     const bool on_device = cuda::device_of(x) == device;
@@ -123,22 +120,6 @@ struct GpuIndexTurboQuant::State {
       fail((options.normalize ? "vector " : "row ") + std::to_string(bad_row) +
            " holds NaN or infinity");
     }
-  }
-
-  /// The best path of a trellis code is looked for by the host.
-  void encode_on_host(std::size_t n, const float* x, const cuda::RowPointers& to) const {
-    std::vector<float> copied;
-    if (cuda::device_of(x) >= 0) {
-      copied.resize(n * dimension());
-      cuda::copy(copied.data(), x, copied.size() * 4, stream);
-      cuda::synchronize(stream);
-      x = copied.data();
-    }
-    IndexTurboQuant on_host(static_cast<int>(dimension()), options, metric);
-    if (has_centre) on_host.set_centre(quantizer.options().centre.data());
-    std::vector<std::uint8_t> bytes(n * quantizer.code_size());
-    on_host.sa_encode(static_cast<std::int64_t>(n), x, bytes.data());
-    upload(bytes.data(), n, to);
   }
 
   /// Rows of the device to bytes of the host.
@@ -169,7 +150,6 @@ struct GpuIndexTurboQuant::State {
   }
 
   IndexOptions options;
-  faiss::MetricType metric;
   Quantizer quantizer;
   int device;
   cuda::StreamPointer stream = nullptr;

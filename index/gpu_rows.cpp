@@ -23,7 +23,7 @@ cuda::CodecTables codec_tables(const Quantizer::Impl& impl, bool normalize) {
   cuda::CodecTables tables;
   tables.dimension = options.dimension;
   tables.bits = options.bits;
-  tables.trellis = impl.trellis != nullptr;
+  tables.trellis = impl.trellis;
   tables.two_parts = impl.two_parts();
   tables.mse = options.estimator == Estimator::kMse;
   tables.with_norm = options.with_norm;

@@ -1,10 +1,9 @@
 // Encoding and search on a CUDA device. docs/benchmarks_gpu.md says how it is run and what it gave.
 //
 // search_bench ROWS DIMENSION [--batch N]... [CODE...]: random unit vectors, made on the device;
-// inner product, ten nearest. CODE: bits, 1 to 4, with "t" behind a trellis code; of these, which
-// the host encodes, the first 100,000 rows are repeated. Queries, results and vectors are in the
-// device's memory. Times are of the whole call, by the host's clock, as medians; encoding by CUDA's
-// events. Checks ids and score bits against the CPU's index.
+// inner product, ten nearest. CODE: bits, 1 to 4, with "t" behind a trellis code. Queries, results
+// and vectors are in the device's memory. Times are of the whole call, by the host's clock, as
+// medians; encoding by CUDA's events. Checks ids and score bits against the CPU's index.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -116,8 +115,6 @@ Code parse_code(const char* text) {
   return code;
 }
 
-bool trellis(const Code& code) { return code.options.estimator == turboquant::Estimator::kTrellis; }
-
 void encode_speed(int d, const Code& code, const Buffer& x, size_t rows) {
   const turboquant::IndexOptions& options = code.options;
   GpuIndexTurboQuant index(d, options, faiss::METRIC_INNER_PRODUCT);
@@ -155,21 +152,12 @@ void check_answers(const GpuIndexTurboQuant& index, const Buffer& queries, int n
 void search_speed(int d, const Code& code, size_t n, Buffer& x, size_t part, double bandwidth,
                   const std::vector<int>& batches) {
   GpuIndexTurboQuant index(d, code.options, faiss::METRIC_INNER_PRODUCT);
-  std::vector<std::uint8_t> repeated;
   index.reserve(static_cast<std::int64_t>(n));
   for (size_t i = 0; i < n; i += part) {
     const size_t count = std::min(part, n - i);
-    if (!repeated.empty()) {
-      index.add_codes(static_cast<std::int64_t>(count), repeated.data());
-      continue;
-    }
     fill_rows<<<static_cast<unsigned>(count), 256>>>(x.as<float>(), d, i, 1);
     TQ_CUDA_LAUNCHED("fill_rows");
     index.add(static_cast<std::int64_t>(count), x.as<float>());
-    if (trellis(code)) {
-      repeated.resize(count * index.sa_code_size());
-      index.copy_codes(0, static_cast<std::int64_t>(count), repeated.data());
-    }
   }
   constexpr int kMost = 4096;
   constexpr int kK = 10;
@@ -232,9 +220,7 @@ int main(int argc, char** argv) {
   const double bandwidth = static_cast<double>(x.bytes()) / read_ms * 1e-6;
   std::printf("%s, %d multiprocessors, reads %.0f GB/s\n", device.name.c_str(),
               device.multiprocessors, bandwidth);
-  for (const Code& code : codes) {
-    if (!trellis(code)) encode_speed(d, code, x, kPart);
-  }
+  for (const Code& code : codes) encode_speed(d, code, x, kPart);
   for (const Code& code : codes) {
     if (n > 0) search_speed(d, code, n, x, kPart, bandwidth, batches);
   }

@@ -70,8 +70,7 @@ struct GpuIndexTurboQuant : faiss::Index {
   /// Bytes of the device that the rows take, spare room included.
   std::size_t device_bytes() const;
 
-  /// x: [n][d]; the rows get the ids ntotal to ntotal + n - 1. At most 2^32 - 1 rows in all. Trellis
-  /// codes are made by the host.
+  /// x: [n][d]; the rows get the ids ntotal to ntotal + n - 1. At most 2^32 - 1 rows in all.
   void add(std::int64_t n, const float* x) override;
 
   /// distances, labels: [n][k], k from 1 to kMostResults. Of params only the selector is used,

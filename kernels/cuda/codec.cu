@@ -2,11 +2,13 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/codec.h"
 #include "kernels/cuda/encode_rows.h"
+#include "kernels/cuda/encode_trellis.h"
 #include "kernels/cuda/vector_worker.cuh"
 
 namespace turboquant::cuda {
@@ -98,6 +100,49 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512, kBlocks)
         if (!finite) atomicMin(bad_row, first_row + row);
         rows.scale[row] = scale;
         if (rows.residual != nullptr) rows.residual[row] = residual;
+        if (rows.centre != nullptr) rows.centre[row] = saturate(static_cast<double>(of_centre));
+        if (rows.norm != nullptr) rows.norm[row] = saturate(norm_squared);
+      }
+    }
+    __syncthreads();
+  }
+}
+
+// Rotated vectors, what their lengths were and the factors that do not depend on codes.
+template <bool kWarp, bool kShared>
+__global__ void __launch_bounds__(kWarp ? 128 : 512)
+    rotate_kernel(const __grid_constant__ CodecView v, const float* x, size_t n,
+                  RotatedPointers rotated, RowPointers rows, unsigned long long first_row,
+                  unsigned long long* bad_row, char* scratch) {
+  using W = Worker<kWarp>;
+  __shared__ double norms[W::kVectors];
+  __shared__ float sums[W::kVectors];
+  __shared__ Cell cells[kCells];
+  __shared__ float magnitudes_of_ranks[8];
+  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)), cells,
+            magnitudes_of_ranks);
+  for (size_t first = blockIdx.x * static_cast<size_t>(W::kVectors); first < n;
+       first += gridDim.x * static_cast<size_t>(W::kVectors)) {
+    const size_t row = first + W::slot();
+    const bool real = row < n;
+    const auto [norm_squared, rest_squared, of_centre] =
+        take<kWarp>(w, x + (real ? row : n - 1) * w.d(), norms, sums);
+    const double norm = sqrt(rest_squared);
+    if (norm == 0) {
+      w.clear();
+    } else {
+      w.scale(v.sqrt_d / norm);
+      rotate<kWarp>(w.y(), v.rotation);
+    }
+    __syncthreads();
+    if (real) {
+      const float* y = w.y();
+      w.each([&](int i) { rotated.y[row * w.d() + i] = y[pad(i)]; });
+      if (Team<kWarp>::thread() == 0) {
+        if (!(isfinite(norm_squared) && isfinite(rest_squared))) {
+          atomicMin(bad_row, first_row + row);
+        }
+        rotated.norms[row] = norm;
         if (rows.centre != nullptr) rows.centre[row] = saturate(static_cast<double>(of_centre));
         if (rows.norm != nullptr) rows.norm[row] = saturate(norm_squared);
       }
@@ -265,7 +310,8 @@ struct Codec::State {
   size_t memory_of_block = 0;
   int multiprocessors = 0;
   int blocks_with_scratch = 0;
-  Buffer scratch;                    // where shared memory is too small
+  Buffer scratch;  // where shared memory is too small
+  std::optional<TrellisEncoder> trellis;
   const RowEncoder* rows = nullptr;  // for many rows, where there is one
   Buffer lane_signs;                 // of rows
 };
@@ -307,7 +353,7 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
   CodecView& v = s.view;
   s.device = device;
   const size_t d = tables.dimension;
-  v.layout = RowLayout(static_cast<int>(d), tables.bits, tables.trellis);
+  v.layout = RowLayout(static_cast<int>(d), tables.bits, tables.trellis != nullptr);
   v.rotation = upload(device, tables.rotation, d, s.rotation);
   v.projection = upload(device, tables.projection, d, s.projection);
   if (tables.gaussian != nullptr) {
@@ -360,9 +406,12 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
     allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<true, true, 7>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<true, true, 5>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<false, true, 1>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&rotate_kernel<true, true>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&rotate_kernel<false, true>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<true, true>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<false, true>), device);
   }
+  if (tables.trellis != nullptr) s.trellis.emplace(v.layout, *tables.trellis);
   s.rows = row_encoder(tables);
   if (s.rows != nullptr) {
     const std::vector<std::uint32_t> signs = lane_signs(*s.rows, tables.rotation);
@@ -411,6 +460,7 @@ void Codec::encode(const float* x, std::size_t n, const RowPointers& rows, std::
   if (n == 0) return;
   const State& s = *state_;
   const DeviceGuard guard(s.device);
+  if (s.trellis.has_value()) return encode_trellis(x, n, rows, first_row, bad_row, stream);
   if (s.rows != nullptr && n > static_cast<size_t>(2 * s.multiprocessors) &&
       reinterpret_cast<std::uintptr_t>(x) % 16 == 0) {
     return encode_rows(*s.rows, s.view, s.lane_signs.as<std::uint32_t>(), x, n, rows, first_row,
@@ -425,6 +475,31 @@ void Codec::encode(const float* x, std::size_t n, const RowPointers& rows, std::
   kernel<<<shape.blocks, shape.threads, shape.shared, static_cast<cudaStream_t>(stream)>>>(
       s.view, x, n, rows, first_row, bad_row, s.scratch.as<char>());
   TQ_CUDA_LAUNCHED("encode_kernel");
+}
+
+void Codec::encode_trellis(const float* x, std::size_t n, const RowPointers& rows,
+                           std::size_t first_row, unsigned long long* bad_row,
+                           StreamPointer stream) const {
+  const State& s = *state_;
+  const auto d = static_cast<std::size_t>(s.view.layout.dimension);
+  const std::size_t part = std::min(n, s.trellis->most_vectors());
+  const Buffer y(s.device, part * d * sizeof(float));
+  const Buffer norms(s.device, part * sizeof(double));
+  const Buffer work(s.device, s.trellis->work_bytes(part));
+  const RotatedPointers rotated{y.as<float>(), norms.as<double>()};
+  for (std::size_t i = 0; i < n; i += part) {
+    const std::size_t count = std::min(part, n - i);
+    const Shape shape = shape_of(s, count);
+    const auto kernel = shape.warp ? rotate_kernel<true, true>
+                        : s.shared ? rotate_kernel<false, true>
+                                   : rotate_kernel<false, false>;
+    const RowPointers to = rows.at(s.view.layout, i);
+    kernel<<<shape.blocks, shape.threads, shape.shared, static_cast<cudaStream_t>(stream)>>>(
+        s.view, x + i * d, count, rotated, to, first_row + i, bad_row, s.scratch.as<char>());
+    TQ_CUDA_LAUNCHED("rotate_kernel");
+    s.trellis->encode(rotated, count, to, work.get(), s.device, stream);
+  }
+  synchronize(stream);
 }
 
 void Codec::prepare(const float* x, std::size_t n, const QueryPointers& queries,

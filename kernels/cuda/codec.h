@@ -23,7 +23,6 @@ struct RotationTable {
 struct CodecTables {
   std::size_t dimension = 0;
   int bits = 0;
-  bool trellis = false;    // kTrellis: queries alone can be prepared
   bool two_parts = false;  // kQjl
   bool mse = false;        // kMse
   bool with_norm = false;
@@ -36,7 +35,8 @@ struct CodecTables {
   kernels::CodeTable quantizer{};  // magnitudes to codes; of bits - 1 with two_parts
   int quantizer_bits = 0;          // 0: none (kQjl of 1 bit)
   double step = 0;                 // of the levels that quantizer gives
-  kernels::CodeTable levels{};     // readings of a code
+  const kernels::TrellisTable* trellis = nullptr;  // kTrellis
+  kernels::CodeTable levels{};                     // readings of a code
   kernels::CodeTable signs{};
 };
 
@@ -80,7 +80,7 @@ class Codec {
   int device() const;
   const RowLayout& layout() const;
 
-  /// x[n][d] of the device to rows, in stream order; not of trellis codes. *bad_row (of the device)
+  /// x[n][d] of the device to rows, in stream order. *bad_row (of the device)
   /// becomes the smaller of what it was and first_row plus the first row that holds NaN or
   /// infinity.
   void encode(const float* x, std::size_t n, const RowPointers& rows, std::size_t first_row,
@@ -93,6 +93,9 @@ class Codec {
   struct State;
 
  private:
+  void encode_trellis(const float* x, std::size_t n, const RowPointers& rows, std::size_t first_row,
+                      unsigned long long* bad_row, StreamPointer stream) const;
+
   std::unique_ptr<State> state_;
 };
 

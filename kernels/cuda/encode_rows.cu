@@ -495,7 +495,7 @@ const RowEncoder kEncoders[] = {
 }  // namespace
 
 const RowEncoder* row_encoder(const CodecTables& tables) {
-  if (tables.trellis || tables.two_parts || tables.centre != nullptr ||
+  if (tables.trellis != nullptr || tables.two_parts || tables.centre != nullptr ||
       tables.rotation.factors == nullptr) {
     return nullptr;
   }
