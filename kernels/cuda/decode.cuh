@@ -55,21 +55,27 @@ __device__ __forceinline__ std::uint32_t permute(std::uint32_t a, std::uint32_t 
 }
 
 /// Parities of the coded bits up to those of a word of a chunk, in the place of each: byte by byte
-/// the same bits of those 1 and 8, and 2, 5 and 7 bytes before. What is in other bits is of no use.
+/// the same bits of those 1 and 8, and of those that low_taps() names before. What is in other bits
+/// is of no use.
 struct Parities {
   std::uint32_t word;   // as it is
   std::uint32_t flips;  // what turns a coded bit into the high parity
   std::uint32_t low;
 };
 
+static_assert(kernels::low_taps(4) == 0x020 && kernels::low_taps(3) == 0x0a4 &&
+              kernels::low_taps(2) == 0x0a4 && kernels::low_taps(1) == 0x0a4 &&
+              kernels::kHighTaps == 0x103);
+template <int kBits>
 __device__ __forceinline__ Parities parities(const CodedChunk& chunk, int i) {
   const std::uint32_t now = word_of(chunk.low, i);
   const std::uint32_t one = i == 0 ? chunk.before.y : word_of(chunk.low, i - 1);
   const std::uint32_t two = i == 0   ? chunk.before.x
                             : i == 1 ? chunk.before.y
                                      : word_of(chunk.low, i - 2);
-  return {now, permute(one, now, 0x6543) ^ two,
-          permute(one, now, 0x5432) ^ permute(two, one, 0x6543) ^ permute(two, one, 0x4321)};
+  std::uint32_t low = permute(two, one, 0x6543);
+  if constexpr (kBits < 4) low ^= permute(one, now, 0x5432) ^ permute(two, one, 0x4321);
+  return {now, permute(one, now, 0x6543) ^ two, low};
 }
 
 // Eight levels of 16 by the nibbles of a word. A nibble of 8 and more makes a permute repeat the
@@ -91,7 +97,7 @@ __device__ __forceinline__ void decode_trellis_quad(const Chunk<kBits>& chunk, i
     constexpr std::uint32_t kTops = 0x88888888u;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const Parities p = parities(chunk, 2 * quad + i);
+      const Parities p = parities<4>(chunk, 2 * quad + i);
       const std::uint32_t code = p.word ^ (p.flips & kTops);
       // As look_up, of 32: in each table, all but those that the parities tell look up 0.
       const std::uint32_t a = code | (p.low & kTops);
@@ -104,7 +110,7 @@ __device__ __forceinline__ void decode_trellis_quad(const Chunk<kBits>& chunk, i
                        permute(t[4], t[5], c >> 16) | permute(t[6], t[7], d >> 16);
     }
   } else if constexpr (kBits == trellis_code(2)) {
-    const Parities p = parities(chunk, quad);
+    const Parities p = parities<2>(chunk, quad);
     const std::uint32_t fields = p.word ^ (p.flips & 0xaaaaaaaau);
     const std::uint32_t even = (fields & 0x33333333u) | (p.low << 1 & 0x44444444u);
     const std::uint32_t odd = (fields >> 2 & 0x33333333u) | (p.low >> 1 & 0x44444444u);
@@ -113,7 +119,7 @@ __device__ __forceinline__ void decode_trellis_quad(const Chunk<kBits>& chunk, i
     out[2] = permute(t[0], t[1], odd);
     out[3] = permute(t[0], t[1], odd >> 16);
   } else if constexpr (kBits == trellis_code(3)) {
-    const Parities p = parities(chunk, quad / 2);
+    const Parities p = parities<3>(chunk, quad / 2);
     const int by = quad % 2;
     const std::uint32_t low = p.low >> by;
     const std::uint32_t high = (p.word ^ p.flips) >> by;
@@ -123,7 +129,7 @@ __device__ __forceinline__ void decode_trellis_quad(const Chunk<kBits>& chunk, i
     look_up(t, (rest & 0xccccccccu) | (high >> 1 & 0x22222222u) | (low >> 2 & 0x11111111u), out[2],
             out[3]);
   } else {
-    const Parities p = parities(chunk, quad / 2);
+    const Parities p = parities<1>(chunk, quad / 2);
     const int by = 2 * (quad % 2);
     const std::uint32_t low = p.low >> by;
     const std::uint32_t high = (p.word ^ p.flips) >> by;

@@ -6,9 +6,9 @@
 #include "kernels/cuda/codec_view.cuh"
 #include "kernels/cuda/encode_trellis.h"
 
-// Viterbi's algorithm, a warp a vector. The 256 states lie in the lanes' registers, eight a lane, by
-// a number of eight bits, places 0 to 2 the register and 3 to 7 the lane. A step drops the oldest
-// bit of a state and takes in a new one: here the new bit takes the place of the oldest, and
+// Viterbi's algorithm, a warp a vector. The 256 states lie in the lanes' registers, eight a lane,
+// by a number of eight bits, places 0 to 2 the register and 3 to 7 the lane. A step drops the
+// oldest bit of a state and takes in a new one: here the new bit takes the place of the oldest, and
 // nothing else moves. So step t pairs the states that differ in place t % 8, and bit k of a state
 // is in place (t - k) % 8.
 namespace turboquant::cuda {
@@ -19,7 +19,9 @@ constexpr int kMostCost = 32767;
 constexpr unsigned kAll = 0xffffffffu;
 
 static_assert(kernels::kMemory == 8);
-static_assert(kernels::kLowTaps == 0x0a4 && kernels::kHighTaps == 0x103);
+static_assert(kernels::kHighTaps == 0x103);
+template <int kBits>
+constexpr unsigned kLowTaps = kernels::low_taps(kBits);
 
 struct TrellisArgs {
   RowLayout layout;
@@ -40,9 +42,12 @@ struct TrellisArgs {
 __host__ __device__ constexpr int place_of_bit(int t, int k) { return (t - k) & 7; }
 
 // What bits 1 to 7 of the state at `number` after step t give to its label.
+template <int kBits>
 __host__ __device__ constexpr int label_of(int t, int number) {
-  const int low = number >> place_of_bit(t, 2) ^ number >> place_of_bit(t, 5) ^
-                  number >> place_of_bit(t, 7);
+  int low = 0;
+  for (int k = 1; k < 8; ++k) {
+    if ((kLowTaps<kBits> >> k & 1) != 0) low ^= number >> place_of_bit(t, k);
+  }
   return (low & 1) | (number >> place_of_bit(t, 1) & 1) << 1;
 }
 
@@ -90,12 +95,12 @@ __device__ __forceinline__ LabelCosts label_costs(const TrellisArgs& a, float y)
   return {costs[0] | costs[1] << 16, costs[2] | costs[3] << 16, rests};
 }
 
-// One step, t % 8 = kPhase. Returns the lane's choices: a bit for each of its states after the step,
-// set where it comes from the one that had the oldest bit.
-template <int kPhase>
+// One step, t % 8 = kPhase. Returns the lane's choices: a bit for each of its states after the
+// step, set where it comes from the one that had the oldest bit.
+template <int kBits, int kPhase>
 __device__ __forceinline__ std::uint32_t step(int (&sums)[kStatesOfLane], int lane,
                                               std::uint32_t low, std::uint32_t high, int& floor) {
-  const int of_lane = label_of(kPhase, lane << 3);
+  const int of_lane = label_of<kBits>(kPhase, lane << 3);
   // Costs by label, less what the lane's bits give to it.
   const std::uint32_t first = (of_lane & 2) != 0 ? high : low;
   const std::uint32_t second = (of_lane & 2) != 0 ? low : high;
@@ -110,7 +115,7 @@ __device__ __forceinline__ std::uint32_t step(int (&sums)[kStatesOfLane], int la
     for (int r = 0; r < kStatesOfLane; ++r) {
       if ((r >> kPhase & 1) != 0) continue;
       constexpr int kPaired = 1 << kPhase;
-      const int label = label_of(kPhase, r);
+      const int label = label_of<kBits>(kPhase, r);
       const int old = sums[r];
       const int oldest = sums[r + kPaired];
       // The new bit and the oldest one turn the same bit of a label.
@@ -128,7 +133,7 @@ __device__ __forceinline__ std::uint32_t step(int (&sums)[kStatesOfLane], int la
     const int bit = (lane & kOther) != 0 ? 1 : 0;
 #pragma unroll
     for (int r = 0; r < kStatesOfLane; ++r) {
-      const int label = label_of(kPhase, r);
+      const int label = label_of<kBits>(kPhase, r);
       const int own = sums[r] + cost[label];
       const int other = __shfl_xor_sync(kAll, sums[r], kOther) + cost[label ^ 2];
       // Of equals the one without the oldest bit; a lane with it is the oldest itself.
@@ -189,7 +194,7 @@ __global__ void __launch_bounds__(128) trellis_kernel(const __grid_constant__ Tr
         if (kPhase >= left) return;
         const std::uint32_t low = __shfl_sync(kAll, costs.low, of_eight + kPhase);
         const std::uint32_t high = __shfl_sync(kAll, costs.high, of_eight + kPhase);
-        made[kPhase / 4] |= step<kPhase>(sums, lane, low, high, floor) << (kPhase % 4 * 8);
+        made[kPhase / 4] |= step<kBits, kPhase>(sums, lane, low, high, floor) << (kPhase % 4 * 8);
       };
       go(std::integral_constant<int, 0>{});
       go(std::integral_constant<int, 1>{});
@@ -229,7 +234,8 @@ __global__ void __launch_bounds__(128) trellis_kernel(const __grid_constant__ Tr
       const std::uint32_t word = __shfl_sync(kAll, words[of_chunk / 4], number >> 3);
       const int oldest = word >> (of_chunk % 4 * 8 + (number & 7)) & 1;
       const int coded = number >> place & 1;
-      if (lane == of_chunk) window = (label_of(of_chunk, number) ^ (coded ^ oldest) << 1) | coded << 2;
+      if (lane == of_chunk)
+        window = (label_of<kBits>(of_chunk, number) ^ (coded ^ oldest) << 1) | coded << 2;
       number = (number & ~(1 << place)) | oldest << place;
     }
     const int t = first + lane;
@@ -255,7 +261,8 @@ __global__ void __launch_bounds__(128) trellis_kernel(const __grid_constant__ Tr
     const int state = state_of(-1, number);
     for (int k = 1; k <= 8; ++k) {
       const unsigned end = before[bytes - k];
-      before[-k] = static_cast<std::uint8_t>(end << kWidth | (state >> (k - 1) & 1) << (kWidth - 1));
+      before[-k] =
+          static_cast<std::uint8_t>(end << kWidth | (state >> (k - 1) & 1) << (kWidth - 1));
     }
   }
   __syncwarp();
