@@ -18,6 +18,7 @@ namespace turboquant {
 namespace {
 
 constexpr std::size_t kStagingBytes = std::size_t{64} << 20;
+constexpr std::size_t kReached = 4096;  // results that the device writes to memory of the host
 
 /// Runs f; errors of CUDA and of the quantizer become exceptions of FAISS.
 template <class F>
@@ -41,25 +42,41 @@ const T* on_device(int device, const T* data, std::size_t n, cuda::Buffer& stora
   return storage.as<T>();
 }
 
-/// Where the device writes a result for `to`: there, or into `storage` where that is the host's.
+/// Where the device writes a result: where it is wanted if that is its own memory, else memory of
+/// the host that it reaches, or its own if that is too small.
 template <typename T>
-T* result_on_device(int device, T* to, std::size_t n, cuda::Buffer& storage) {
-  if (cuda::device_of(to) == device) return to;
-  storage.reserve(device, n * sizeof(T));
-  return storage.as<T>();
-}
-
-template <typename T>
-void deliver(T* to, const T* result, std::size_t n, cuda::StreamPointer stream) {
-  if (to != result) cuda::copy(to, result, n * sizeof(T), stream);
-}
-
-const IndexOptions& supported(const IndexOptions& options) {
-  if (options.estimator == Estimator::kTrellis) {
-    fail("an index on a device cannot hold trellis codes (" + index_name(options) + ")");
+class Result {
+ public:
+  Result(int device, T* wanted, std::size_t n, T* reached, std::size_t most, cuda::Buffer& storage)
+      : wanted_(wanted), n_(n), reached_(reached) {
+    if (cuda::device_of(wanted) == device) {
+      at_ = wanted;
+    } else if (n <= most) {
+      at_ = reached;
+    } else {
+      storage.reserve(device, n * sizeof(T));
+      at_ = storage.as<T>();
+    }
   }
-  return options;
-}
+  T* at() const { return at_; }
+
+  /// Once it is written. True when the stream has to be waited for.
+  bool deliver(cuda::StreamPointer stream) const {
+    if (at_ == wanted_) return false;
+    if (at_ == reached_) {
+      std::copy_n(at_, n_, wanted_);
+      return false;
+    }
+    cuda::copy(wanted_, at_, n_ * sizeof(T), stream);
+    return true;
+  }
+
+ private:
+  T* wanted_;
+  std::size_t n_;
+  T* reached_;
+  T* at_;
+};
 
 }  // namespace
 
@@ -68,11 +85,12 @@ int gpu_device_count() { return cuda::device_count(); }
 struct GpuIndexTurboQuant::State {
   State(int dimension, const IndexOptions& wanted, faiss::MetricType metric, int wanted_device)
       : options(wanted),
-        quantizer(make_codec(dimension, supported(wanted), metric)),
+        quantizer(make_codec(dimension, wanted, metric)),
         device(wanted_device),
         codec(device, codec_tables(quantizer.impl(), wanted.normalize)),
         rows(device, quantizer.impl()),
-        searcher(device) {}
+        searcher(device),
+        reached(kReached * (sizeof(std::int64_t) + sizeof(float))) {}
 
   std::size_t dimension() const { return quantizer.dimension(); }
 
@@ -141,6 +159,7 @@ struct GpuIndexTurboQuant::State {
   std::mutex searching;  // the searcher, the stream and these serve one call at a time
   cuda::Searcher searcher;
   cuda::Buffer queries, scores, ids, mask;
+  cuda::PinnedBuffer reached;  // ids, then scores
 };
 
 GpuIndexTurboQuant::GpuIndexTurboQuant(int dimension, const IndexOptions& options,
@@ -250,6 +269,7 @@ void GpuIndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, 
     task.codec = &s.codec;
     task.levels = s.quantizer.impl().levels;
     task.signs = s.quantizer.impl().signs;
+    task.trellis = s.quantizer.impl().trellis;
     task.two_parts = s.quantizer.impl().two_parts();
     task.l2 = metric_type == faiss::METRIC_L2;
     task.rows = s.rows.at(0);
@@ -258,15 +278,19 @@ void GpuIndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, 
     task.queries = on_device(s.device, x, nq * s.dimension(), s.queries, s.stream);
     task.n_queries = nq;
     task.k = static_cast<std::size_t>(k);
-    task.scores = result_on_device(s.device, distances, slots, s.scores);
-    task.ids = result_on_device(s.device, labels, slots, s.ids);
+    auto* reached = s.reached.as<std::int64_t>();
+    const Result<std::int64_t> ids(s.device, labels, slots, reached, kReached, s.ids);
+    const Result<float> scores(s.device, distances, slots,
+                               reinterpret_cast<float*>(reached + kReached), kReached, s.scores);
+    task.scores = scores.at();
+    task.ids = ids.at();
     const std::size_t bad = s.searcher.search(task, s.stream);
     if (bad != cuda::Searcher::kNoQuery) {
       fail("query " + std::to_string(bad) + " holds NaN or infinity");
     }
-    deliver(distances, task.scores, slots, s.stream);
-    deliver(labels, task.ids, slots, s.stream);
-    cuda::synchronize(s.stream);
+    const bool scores_follow = scores.deliver(s.stream);
+    const bool ids_follow = ids.deliver(s.stream);
+    if (scores_follow || ids_follow) cuda::synchronize(s.stream);
   });
 }
 

@@ -12,6 +12,10 @@ cuda::RotationTable rotation_table(const Rotation& rotation) {
   return {rotation.factors(), rotation.window(), rotation.rounds()};
 }
 
+cuda::RowLayout row_layout(const Quantizer::Impl& impl) {
+  return {static_cast<int>(impl.options.dimension), impl.options.bits, impl.trellis != nullptr};
+}
+
 }  // namespace
 
 cuda::CodecTables codec_tables(const Quantizer::Impl& impl, bool normalize) {
@@ -19,6 +23,7 @@ cuda::CodecTables codec_tables(const Quantizer::Impl& impl, bool normalize) {
   cuda::CodecTables tables;
   tables.dimension = options.dimension;
   tables.bits = options.bits;
+  tables.trellis = impl.trellis;
   tables.two_parts = impl.two_parts();
   tables.mse = options.estimator == Estimator::kMse;
   tables.with_norm = options.with_norm;
@@ -40,14 +45,14 @@ cuda::CodecTables codec_tables(const Quantizer::Impl& impl, bool normalize) {
 
 GpuRows::GpuRows(int device, const Quantizer::Impl& impl)
     : device_(device),
-      layout_(static_cast<int>(impl.options.dimension), impl.options.bits),
+      layout_(row_layout(impl)),
       residual_(impl.two_parts()),
       centre_(impl.centred()),
       norm_(impl.options.with_norm),
       row_bytes_(row_bytes(impl)) {}
 
 std::size_t GpuRows::row_bytes(const Quantizer::Impl& impl) {
-  const cuda::RowLayout layout(static_cast<int>(impl.options.dimension), impl.options.bits);
+  const cuda::RowLayout layout = row_layout(impl);
   const std::size_t factors = 1u + (impl.two_parts() ? 1u : 0u) + (impl.centred() ? 1u : 0u) +
                               (impl.options.with_norm ? 1u : 0u);
   return static_cast<std::size_t>(layout.stride) + 4 * factors;

@@ -97,8 +97,10 @@ struct Quantizer::Impl {
   void project_transposed(const float* y, float* out) const;
 };
 
-/// float(value), with the largest finite float in place of overflow.
+/// float(value), with the largest finite float in place of overflow and 0 in place of NaN, which is
+/// left of a sum in float whose parts overflow to both sides.
 inline float saturate(double value) {
+  if (std::isnan(value)) return 0;
   if (value < -FLT_MAX) return -FLT_MAX;
   return value > FLT_MAX ? FLT_MAX : static_cast<float>(value);
 }

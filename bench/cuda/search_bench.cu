@@ -1,9 +1,9 @@
 // Encoding and search on a CUDA device. docs/benchmarks_gpu.md says how it is run and what it gave.
 //
-// search_bench ROWS DIMENSION [--batch N]... [BITS...]: random unit vectors, made on the device;
-// inner product, ten nearest. Queries, results and vectors are in the device's memory. Times are of
-// the whole call, by the host's clock, as medians; encoding by CUDA's events. Checks ids and score
-// bits against the CPU's index.
+// search_bench ROWS DIMENSION [--batch N]... [CODE...]: random unit vectors, made on the device;
+// inner product, ten nearest. CODE: bits, 1 to 4, with "t" behind a trellis code. Queries, results
+// and vectors are in the device's memory. Times are of the whole call, by the host's clock, as
+// medians; encoding by CUDA's events. Checks ids and score bits against the CPU's index.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -103,9 +103,20 @@ double milliseconds_of_host(int repeats, const F& f) {
   return median(times);
 }
 
-void encode_speed(int d, int bits, const Buffer& x, size_t rows) {
+struct Code {
   turboquant::IndexOptions options;
-  options.bits = bits;
+  std::string name;
+};
+
+Code parse_code(const char* text) {
+  Code code;
+  code.name = std::string("TQ") + text;
+  code.options = turboquant::parse_index_name(code.name);
+  return code;
+}
+
+void encode_speed(int d, const Code& code, const Buffer& x, size_t rows) {
+  const turboquant::IndexOptions& options = code.options;
   GpuIndexTurboQuant index(d, options, faiss::METRIC_INNER_PRODUCT);
   const auto& impl = index.codec().impl();
   const turboquant::cuda::Codec codec(0, turboquant::codec_tables(impl, false));
@@ -115,7 +126,7 @@ void encode_speed(int d, int bits, const Buffer& x, size_t rows) {
   const double ms = milliseconds_of_device(20, [&] {
     codec.encode(x.as<float>(), rows, out.at(0), 0, bad.as<unsigned long long>(), nullptr);
   });
-  std::printf("encode %zu x %d, %d bits: %.3f ms, %.0f GB/s of floats\n", rows, d, bits, ms,
+  std::printf("encode %zu x %d, %s: %.3f ms, %.0f GB/s of floats\n", rows, d, code.name.c_str(), ms,
               static_cast<double>(rows) * d * 4 / ms * 1e-6);
 }
 
@@ -138,11 +149,9 @@ void check_answers(const GpuIndexTurboQuant& index, const Buffer& queries, int n
   if (!same) std::exit(1);
 }
 
-void search_speed(int d, int bits, size_t n, Buffer& x, size_t part, double bandwidth,
+void search_speed(int d, const Code& code, size_t n, Buffer& x, size_t part, double bandwidth,
                   const std::vector<int>& batches) {
-  turboquant::IndexOptions options;
-  options.bits = bits;
-  GpuIndexTurboQuant index(d, options, faiss::METRIC_INNER_PRODUCT);
+  GpuIndexTurboQuant index(d, code.options, faiss::METRIC_INNER_PRODUCT);
   index.reserve(static_cast<std::int64_t>(n));
   for (size_t i = 0; i < n; i += part) {
     const size_t count = std::min(part, n - i);
@@ -159,13 +168,14 @@ void search_speed(int d, int bits, size_t n, Buffer& x, size_t part, double band
   const Buffer ids(0, kMost * kK * 8);
   check_answers(index, queries, 3, kK);
   check_answers(index, queries, 300, kK);
-  const double bytes = static_cast<double>(n) * (static_cast<double>(d) * bits / 8 + 4);
+  const double bytes =
+      static_cast<double>(n) * (static_cast<double>(d) * code.options.bits / 8 + 4);
   for (const int nq : batches) {
     const double ms = milliseconds_of_host(nq > 500 ? 8 : 30, [&] {
       index.search(nq, queries.as<float>(), kK, scores.as<float>(), ids.as<std::int64_t>());
     });
-    std::printf("search %zu x %d, %d bits, batch %4d: %8.3f ms, %9.0f queries/s", n, d, bits, nq,
-                ms, nq / ms * 1e3);
+    std::printf("search %zu x %d, %s, batch %4d: %8.3f ms, %9.0f queries/s", n, d,
+                code.name.c_str(), nq, ms, nq / ms * 1e3);
     if (nq <= 16) {
       std::printf(", %.0f GB/s of codes, %.0f%% of what reading takes", bytes / ms * 1e-6,
                   bytes / ms * 1e-6 / bandwidth * 100);
@@ -181,21 +191,21 @@ void search_speed(int d, int bits, size_t n, Buffer& x, size_t part, double band
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::fprintf(stderr, "usage: search_bench ROWS DIMENSION [--batch N]... [BITS...]\n");
+    std::fprintf(stderr, "usage: search_bench ROWS DIMENSION [--batch N]... [CODE...]\n");
     return 2;
   }
   const auto n = static_cast<size_t>(std::atoll(argv[1]));
   const int d = std::atoi(argv[2]);
-  std::vector<int> bits;
+  std::vector<Code> codes;
   std::vector<int> batches;
   for (int i = 3; i < argc; ++i) {
     if (std::strcmp(argv[i], "--batch") == 0 && i + 1 < argc) {
       batches.push_back(std::min(4096, std::atoi(argv[++i])));
     } else {
-      bits.push_back(std::atoi(argv[i]));
+      codes.push_back(parse_code(argv[i]));
     }
   }
-  if (bits.empty()) bits = {4, 3, 2, 1};
+  if (codes.empty()) codes = {parse_code("4"), parse_code("3"), parse_code("2"), parse_code("1")};
   if (batches.empty()) batches = {1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096};
   const auto& device = turboquant::cuda::device_properties(0);
   constexpr size_t kPart = 100000;
@@ -210,9 +220,9 @@ int main(int argc, char** argv) {
   const double bandwidth = static_cast<double>(x.bytes()) / read_ms * 1e-6;
   std::printf("%s, %d multiprocessors, reads %.0f GB/s\n", device.name.c_str(),
               device.multiprocessors, bandwidth);
-  for (const int b : bits) encode_speed(d, b, x, kPart);
-  for (const int b : bits) {
-    if (n > 0) search_speed(d, b, n, x, kPart, bandwidth, batches);
+  for (const Code& code : codes) encode_speed(d, code, x, kPart);
+  for (const Code& code : codes) {
+    if (n > 0) search_speed(d, code, n, x, kPart, bandwidth, batches);
   }
   return 0;
 }

@@ -2,11 +2,13 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/codec.h"
 #include "kernels/cuda/encode_rows.h"
+#include "kernels/cuda/encode_trellis.h"
 #include "kernels/cuda/vector_worker.cuh"
 
 namespace turboquant::cuda {
@@ -106,6 +108,49 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512, kBlocks)
   }
 }
 
+// Rotated vectors, what their lengths were and the factors that do not depend on codes.
+template <bool kWarp, bool kShared>
+__global__ void __launch_bounds__(kWarp ? 128 : 512)
+    rotate_kernel(const __grid_constant__ CodecView v, const float* x, size_t n,
+                  RotatedPointers rotated, RowPointers rows, unsigned long long first_row,
+                  unsigned long long* bad_row, char* scratch) {
+  using W = Worker<kWarp>;
+  __shared__ double norms[W::kVectors];
+  __shared__ float sums[W::kVectors];
+  __shared__ Cell cells[kCells];
+  __shared__ float magnitudes_of_ranks[8];
+  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)), cells,
+            magnitudes_of_ranks);
+  for (size_t first = blockIdx.x * static_cast<size_t>(W::kVectors); first < n;
+       first += gridDim.x * static_cast<size_t>(W::kVectors)) {
+    const size_t row = first + W::slot();
+    const bool real = row < n;
+    const auto [norm_squared, rest_squared, of_centre] =
+        take<kWarp>(w, x + (real ? row : n - 1) * w.d(), norms, sums);
+    const double norm = sqrt(rest_squared);
+    if (norm == 0) {
+      w.clear();
+    } else {
+      w.scale(v.sqrt_d / norm);
+      rotate<kWarp>(w.y(), v.rotation);
+    }
+    __syncthreads();
+    if (real) {
+      const float* y = w.y();
+      w.each([&](int i) { rotated.y[row * w.d() + i] = y[pad(i)]; });
+      if (Team<kWarp>::thread() == 0) {
+        if (!(isfinite(norm_squared) && isfinite(rest_squared))) {
+          atomicMin(bad_row, first_row + row);
+        }
+        rotated.norms[row] = norm;
+        if (rows.centre != nullptr) rows.centre[row] = saturate(static_cast<double>(of_centre));
+        if (rows.norm != nullptr) rows.norm[row] = saturate(norm_squared);
+      }
+    }
+    __syncthreads();
+  }
+}
+
 // The team's largest value and sum.
 template <bool kWarp, typename Value, typename Combine>
 __device__ Value reduce(Value value, Value* shared, const Combine& combine) {
@@ -120,6 +165,34 @@ __device__ Value reduce(Value value, Value* shared, const Combine& combine) {
     __syncthreads();
   }
   return value;
+}
+
+// The values of a query in the order of decoded codes.
+template <bool kWarp, int kBits>
+__device__ void write_operands(const RowLayout& layout, const std::int8_t* values, size_t query,
+                               std::uint8_t* operands) {
+  using T = Team<kWarp>;
+  constexpr int kQuads = quads_of(kBits);
+  auto* to =
+      reinterpret_cast<std::uint32_t*>(operands) +
+      (query / 8 * static_cast<size_t>(layout.groups) * kQuads * 32 + query % 8 * kLanesOfRow) * 4;
+  for (int i = T::thread(); i < layout.groups * kQuads * kLanesOfRow * 4; i += T::size()) {
+    const int reg = i % 4;
+    const int lane = i / 4 % kLanesOfRow;
+    const int quad = i / 4 / kLanesOfRow % kQuads;
+    const int group = i / 4 / kLanesOfRow / kQuads;
+    std::uint32_t packed = 0;
+#pragma unroll
+    for (int byte = 0; byte < 4; ++byte) {
+      const int chunk = group * kLanesOfRow + lane;
+      const int c =
+          kBits > 4 ? trellis_coordinate_of(kBits, layout.dimension, chunk, 4 * quad + reg, byte)
+                    : coordinate_of(kBits, chunk, 4 * quad + reg, byte);
+      const int value = c < layout.dimension ? values[c] : 0;
+      packed |= static_cast<std::uint32_t>(value & 255) << (8 * byte);
+    }
+    to[((group * kQuads + quad) * 32 + lane) * 4 + reg] = packed;
+  }
 }
 
 // Rounds y to int8 and writes what a scan multiplies.
@@ -145,27 +218,30 @@ __device__ void round_query(const Worker<kWarp>& w, bool empty, double norm, std
   });
   sum = reduce<kWarp>(sum, reduced_sums, [](int a, int b) { return a + b; });
   T::sync();
-  const RowLayout& layout = w.v.layout;
-  const int quads = layout.quads();
-  const int words = layout.groups * quads * kLanesOfRow;
-  auto* to = reinterpret_cast<uint4*>(operands) +
-             query / 8 * static_cast<size_t>(layout.groups) * quads * 32 + query % 8 * kLanesOfRow;
-  for (int i = T::thread(); i < words; i += T::size()) {
-    const int lane = i % kLanesOfRow;
-    const int quad = i / kLanesOfRow % quads;
-    const int group = i / kLanesOfRow / quads;
-    std::uint32_t packed[4];
-#pragma unroll
-    for (int reg = 0; reg < 4; ++reg) {
-      packed[reg] = 0;
-#pragma unroll
-      for (int byte = 0; byte < 4; ++byte) {
-        const int c = coordinate_of(layout.bits, group * kLanesOfRow + lane, 4 * quad + reg, byte);
-        const int value = c < layout.dimension ? values[c] : 0;
-        packed[reg] |= static_cast<std::uint32_t>(value & 255) << (8 * byte);
-      }
-    }
-    to[(group * quads + quad) * 32 + lane] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+  switch (w.v.layout.code) {
+    case 1:
+      write_operands<kWarp, 1>(w.v.layout, values, query, operands);
+      break;
+    case 2:
+      write_operands<kWarp, 2>(w.v.layout, values, query, operands);
+      break;
+    case 3:
+      write_operands<kWarp, 3>(w.v.layout, values, query, operands);
+      break;
+    case 4:
+      write_operands<kWarp, 4>(w.v.layout, values, query, operands);
+      break;
+    case trellis_code(1):
+      write_operands<kWarp, trellis_code(1)>(w.v.layout, values, query, operands);
+      break;
+    case trellis_code(2):
+      write_operands<kWarp, trellis_code(2)>(w.v.layout, values, query, operands);
+      break;
+    case trellis_code(3):
+      write_operands<kWarp, trellis_code(3)>(w.v.layout, values, query, operands);
+      break;
+    default:
+      write_operands<kWarp, trellis_code(4)>(w.v.layout, values, query, operands);
   }
   if (T::thread() == 0) {
     scales[query] = zero ? 0 : saturate(norm * static_cast<double>(largest) / 127);
@@ -180,6 +256,7 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512)
                    QueryPointers queries, unsigned long long first_query,
                    unsigned long long* bad_query, char* scratch) {
   let_next_start();
+  if constexpr (!kWarp) prefetch_signs(v.rotation);
   using W = Worker<kWarp>;
   __shared__ double norms[W::kVectors];
   __shared__ float sums[W::kVectors];
@@ -197,7 +274,11 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512)
     const float offset =
         v.centre == nullptr ? 0 : saturate(static_cast<double>(of_centre) - v.centre_norm_squared);
     w.scale(norm > 0 ? 1 / norm : 0);
-    rotate<kWarp>(w.y(), v.rotation);
+    if (!kWarp && v.rotation.window >= 32) {
+      rotate_between_lanes(w.y(), v.rotation);
+    } else {
+      rotate<kWarp>(w.y(), v.rotation);
+    }
     round_query<kWarp>(w, !real, norm, v.offsets[0], query, queries.operands, queries.scales,
                        queries.bias);
     if (v.two_parts) {
@@ -229,7 +310,8 @@ struct Codec::State {
   size_t memory_of_block = 0;
   int multiprocessors = 0;
   int blocks_with_scratch = 0;
-  Buffer scratch;                    // where shared memory is too small
+  Buffer scratch;  // where shared memory is too small
+  std::optional<TrellisEncoder> trellis;
   const RowEncoder* rows = nullptr;  // for many rows, where there is one
   Buffer lane_signs;                 // of rows
 };
@@ -271,7 +353,7 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
   CodecView& v = s.view;
   s.device = device;
   const size_t d = tables.dimension;
-  v.layout = RowLayout(static_cast<int>(d), tables.bits);
+  v.layout = RowLayout(static_cast<int>(d), tables.bits, tables.trellis != nullptr);
   v.rotation = upload(device, tables.rotation, d, s.rotation);
   v.projection = upload(device, tables.projection, d, s.projection);
   if (tables.gaussian != nullptr) {
@@ -300,9 +382,8 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
   v.step = static_cast<float>(tables.step);
   v.step_exact = tables.step;
   v.sqrt_d = std::sqrt(static_cast<double>(d));
-  // Only of 4 bits do scans take level + offset.
-  v.offsets[0] = tables.bits == 4 ? tables.levels.offset : 0;
-  v.offsets[1] = tables.bits == 4 ? tables.signs.offset : 0;
+  v.offsets[0] = unsigned_levels(v.layout.code) ? tables.levels.offset : 0;
+  v.offsets[1] = unsigned_levels(v.layout.code) ? tables.signs.offset : 0;
   v.pitch = (pad(v.layout.blocks * 64) + 4) / 4 * 4;
   static_assert(pad(64) % 4 == 0);
   v.bytes_of_vector = v.pitch * 4 * (v.gaussian != nullptr ? 2 : 1) + v.layout.blocks * 64;
@@ -325,9 +406,12 @@ Codec::Codec(int device, const CodecTables& tables) : state_(std::make_unique<St
     allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<true, true, 7>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<true, true, 5>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&encode_kernel<false, true, 1>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&rotate_kernel<true, true>), device);
+    allow_shared_memory(reinterpret_cast<const void*>(&rotate_kernel<false, true>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<true, true>), device);
     allow_shared_memory(reinterpret_cast<const void*>(&prepare_kernel<false, true>), device);
   }
+  if (tables.trellis != nullptr) s.trellis.emplace(v.layout, *tables.trellis);
   s.rows = row_encoder(tables);
   if (s.rows != nullptr) {
     const std::vector<std::uint32_t> signs = lane_signs(*s.rows, tables.rotation);
@@ -376,6 +460,7 @@ void Codec::encode(const float* x, std::size_t n, const RowPointers& rows, std::
   if (n == 0) return;
   const State& s = *state_;
   const DeviceGuard guard(s.device);
+  if (s.trellis.has_value()) return encode_trellis(x, n, rows, first_row, bad_row, stream);
   if (s.rows != nullptr && n > static_cast<size_t>(2 * s.multiprocessors) &&
       reinterpret_cast<std::uintptr_t>(x) % 16 == 0) {
     return encode_rows(*s.rows, s.view, s.lane_signs.as<std::uint32_t>(), x, n, rows, first_row,
@@ -392,13 +477,39 @@ void Codec::encode(const float* x, std::size_t n, const RowPointers& rows, std::
   TQ_CUDA_LAUNCHED("encode_kernel");
 }
 
+void Codec::encode_trellis(const float* x, std::size_t n, const RowPointers& rows,
+                           std::size_t first_row, unsigned long long* bad_row,
+                           StreamPointer stream) const {
+  const State& s = *state_;
+  const auto d = static_cast<std::size_t>(s.view.layout.dimension);
+  const std::size_t part = std::min(n, s.trellis->most_vectors());
+  const Buffer y(s.device, part * d * sizeof(float));
+  const Buffer norms(s.device, part * sizeof(double));
+  const Buffer work(s.device, s.trellis->work_bytes(part));
+  const RotatedPointers rotated{y.as<float>(), norms.as<double>()};
+  for (std::size_t i = 0; i < n; i += part) {
+    const std::size_t count = std::min(part, n - i);
+    const Shape shape = shape_of(s, count);
+    const auto kernel = shape.warp ? rotate_kernel<true, true>
+                        : s.shared ? rotate_kernel<false, true>
+                                   : rotate_kernel<false, false>;
+    const RowPointers to = rows.at(s.view.layout, i);
+    kernel<<<shape.blocks, shape.threads, shape.shared, static_cast<cudaStream_t>(stream)>>>(
+        s.view, x + i * d, count, rotated, to, first_row + i, bad_row, s.scratch.as<char>());
+    TQ_CUDA_LAUNCHED("rotate_kernel");
+    s.trellis->encode(rotated, count, to, work.get(), s.device, stream);
+  }
+  synchronize(stream);
+}
+
 void Codec::prepare(const float* x, std::size_t n, const QueryPointers& queries,
                     std::size_t first_query, unsigned long long* bad_query,
                     StreamPointer stream) const {
   if (n == 0) return;
   const State& s = *state_;
   const DeviceGuard guard(s.device);
-  const Shape shape = shape_of(s, (n + 7) / 8 * 8);
+  Shape shape = shape_of(s, (n + 7) / 8 * 8);
+  if (!shape.warp) shape.threads = 512;
   const auto kernel = shape.warp ? prepare_kernel<true, true>
                       : s.shared ? prepare_kernel<false, true>
                                  : prepare_kernel<false, false>;

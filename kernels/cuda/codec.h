@@ -35,7 +35,8 @@ struct CodecTables {
   kernels::CodeTable quantizer{};  // magnitudes to codes; of bits - 1 with two_parts
   int quantizer_bits = 0;          // 0: none (kQjl of 1 bit)
   double step = 0;                 // of the levels that quantizer gives
-  kernels::CodeTable levels{};     // readings of a code
+  const kernels::TrellisTable* trellis = nullptr;  // kTrellis
+  kernels::CodeTable levels{};                     // readings of a code
   kernels::CodeTable signs{};
 };
 
@@ -79,8 +80,9 @@ class Codec {
   int device() const;
   const RowLayout& layout() const;
 
-  /// x[n][d] of the device to rows, in stream order. *bad_row (of the device) becomes the smaller
-  /// of what it was and first_row plus the first row that holds NaN or infinity.
+  /// x[n][d] of the device to rows, in stream order. *bad_row (of the device)
+  /// becomes the smaller of what it was and first_row plus the first row that holds NaN or
+  /// infinity.
   void encode(const float* x, std::size_t n, const RowPointers& rows, std::size_t first_row,
               unsigned long long* bad_row, StreamPointer stream) const;
 
@@ -91,6 +93,9 @@ class Codec {
   struct State;
 
  private:
+  void encode_trellis(const float* x, std::size_t n, const RowPointers& rows, std::size_t first_row,
+                      unsigned long long* bad_row, StreamPointer stream) const;
+
   std::unique_ptr<State> state_;
 };
 

@@ -55,7 +55,9 @@ struct CodecView {
   int bytes_of_vector;
 };
 
+// As saturate of quantizer/quantizer_impl.h.
 __device__ inline float saturate(double value) {
+  if (value != value) return 0;
   if (value < -FLT_MAX) return -FLT_MAX;
   return value > FLT_MAX ? FLT_MAX : static_cast<float>(value);
 }

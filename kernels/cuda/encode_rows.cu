@@ -20,114 +20,148 @@ struct Size {
   static constexpr int kPlanes = kRounds == 4 ? 3 : 2;
   static constexpr int kDimension = kPlane * kPlanes;
   static constexpr int kRegisters = kPlane / kLanesOfPlane;
-  static constexpr int kEach = kDimension / 32;  // codes that a lane makes
-  static constexpr int kShift = 16;  // the second half of the rotated vector is in other banks
-  static constexpr int kPitch = (pad(kDimension) + kShift + 31) / 32 * 32 + 8;
-  static constexpr int kSigns = kVectors * kPitch;     // where they begin
-  static constexpr int kRows = kSigns + kRounds * 32;  // where packed rows begin
-  static constexpr int kRowBytes = kDimension / 2;     // at most
-  static constexpr int kBytes = 4 * kRows + kVectors * kRowBytes;
+  static constexpr int kPitch = (pad(kDimension) + 31) / 32 * 32 + 8;
+  static constexpr int kSigns = kVectors * kPitch;                 // where they begin
+  static constexpr int kRows = kSigns + kRounds * 32;              // where packed rows begin
+  static constexpr int kRowBytes = kDimension / 2;                 // at most
+  static constexpr int kBytes = 4 * kRows + kVectors * kRowBytes;  // beside the quantizer's
+  // 1 / sqrt(window) is a power of two.
+  static constexpr bool kExactSize = (kLog + 1) % 2 == 0;
 };
 
-// v becomes float(double(v) * factor), where high + low is the factor to twice a float's precision.
-// Without conversions to double, which are slow; false where that could be another float.
+constexpr int kShift = 16;  // of the second half of a plane: it is in other banks
+
+__host__ __device__ constexpr float power_of_two(int exponent) {
+  float power = 1;
+  for (int i = 0; i < exponent; ++i) power *= 2;
+  for (int i = 0; i > exponent; --i) power /= 2;
+  return power;
+}
+
+// Where a rotation multiplies by a power of two, the sizes of all rounds are taken together: a
+// vector is scaled to begin with so that it ends as it should. That is exact as long as no number
+// is so small that it has fewer digits, which is certain if none is below this at first: all
+// numbers that follow are multiples of its last digit.
+constexpr float kSmallest = 0x1p-90f;
+
+// v becomes float(double(v) * factor). False where one is below kSmallest.
 template <int kN>
-__device__ __forceinline__ bool scale_fast(float (&v)[kN], float high, float low) {
-  constexpr float kMore = 1 + 0x1p-19f;
-  constexpr float kLess = 1 - 0x1p-19f;
-  bool sure = true;
+__device__ __forceinline__ bool scale_by(float (&v)[kN], double factor) {
+  bool large = true;
 #pragma unroll
   for (int e = 0; e < kN; ++e) {
-    const float product = v[e] * high;
-    const float rest = __fmaf_rn(v[e], low, __fmaf_rn(v[e], high, -product));
-    // The error of `rest` is far smaller than what this adds and takes away wherever a rounding
-    // could depend on it, unless the product is so small that `rest` has lost digits.
-    const float upper = __fmaf_rn(rest, kMore, product);
-    const float lower = __fmaf_rn(rest, kLess, product);
-    sure = sure && upper == lower && fabsf(product) >= 0x1p-90f;
-    v[e] = upper;
+    v[e] = static_cast<float>(v[e] * factor);
+    large = large && fabsf(v[e]) >= kSmallest;
   }
-  return sure;
+  return large;
 }
 
-struct Factor {
-  double exact;
-  float high, low;
-  bool usual;  // neither high nor low is near the ends of a float's range
+// Cells of a quarter up to the largest magnitude there is, sqrt(1,536).
+constexpr int kWideCells = 256;
 
-  __device__ explicit Factor(double factor)
-      : exact(factor),
-        high(static_cast<float>(factor)),
-        low(static_cast<float>(factor - static_cast<double>(high))),
-        usual(high > 0x1p-60f && high < 0x1p60f) {}
+// Tables in shared memory, by address there: of each cell the threshold in it and where the
+// magnitude of the level below it is. Magnitudes lie largest first: the next larger one is before
+// it.
+class Quantizer {
+ public:
+  static constexpr int kCellBytes = kWideCells * 8;
+  static constexpr int kBytes = kCellBytes + 32;
+
+  /// memory: kBytes, at a multiple of kCellBytes. Takes effect with the block's next barrier.
+  __device__ Quantizer(const CodecView& v, char* memory)
+      : cells_(static_cast<std::uint32_t>(__cvta_generic_to_shared(memory))) {
+    const int ranks = 1 << (v.layout.bits - 1);
+    for (int i = threadIdx.x; i < kWideCells; i += kThreads) {
+      const Cell& cell = v.cells[min(i, kCells - 1)];
+      const std::uint32_t above = static_cast<std::uint32_t>(ranks - 1) - cell.rank / kRankStep;
+      reinterpret_cast<uint2*>(memory)[i] =
+          make_uint2(__float_as_uint(cell.threshold), magnitudes() + 4 * above);
+    }
+    if (static_cast<int>(threadIdx.x) < ranks) {
+      reinterpret_cast<float*>(memory + kCellBytes)[threadIdx.x] =
+          v.magnitudes[ranks - 1 - threadIdx.x];
+    }
+  }
+
+  /// Where magnitudes begin.
+  __device__ std::uint32_t magnitudes() const { return cells_ + kCellBytes; }
+
+  /// Where the magnitude of a's level is.
+  __device__ __forceinline__ std::uint32_t find(float a) const {
+    // Which cell a value beside a border falls into does not matter.
+    const std::uint32_t at =
+        (__float_as_uint(__fmaf_rn(a, 32.0f, 8388608.0f)) & (kCellBytes - 8)) | cells_;
+    float threshold;
+    std::uint32_t level;
+    asm("ld.shared.v2.b32 {%0, %1}, [%2];" : "=f"(threshold), "=r"(level) : "r"(at));
+    if (threshold <= a) level -= 4;
+    return level;
+  }
+  __device__ __forceinline__ float magnitude(std::uint32_t at) const {
+    float value;
+    asm("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(at));
+    return value;
+  }
+
+ private:
+  std::uint32_t cells_;
 };
 
-template <int kA, int kN>
-__device__ __forceinline__ void load_scaled(const float* y, int first, int lane,
-                                            const Factor& factor, float (&v)[kN]) {
-  load_plane<kA>(y, first, lane, v);
-  const bool sure = scale_fast(v, factor.high, factor.low) && factor.usual;
-  if (__any_sync(0xffffffffu, !sure)) {
-    load_plane<kA>(y, first, lane, v);
-#pragma unroll
-    for (int e = 0; e < kN; ++e) v[e] = static_cast<float>(v[e] * factor.exact);
-  }
-}
-
-// Codes of a block of 64 coordinates, of which each lane of a half of a warp has four, 16 apart,
-// and the products with their levels.
-template <int kBits>
-__device__ __forceinline__ void pack_block(const CodecView& view, const Cell* cells,
-                                           const float* magnitudes, int block, int lane,
-                                           float* four, std::uint8_t* row) {
-  std::uint32_t codes[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) codes[i] = code_of<kBits, false>(four[i], cells, magnitudes, 0);
-  constexpr std::uint32_t kStep = kRankStep;
-  if constexpr (kBits == 4) {
-    row[32 * block + lane] = static_cast<std::uint8_t>((codes[0] | codes[2] << 4) / kStep);
-    row[32 * block + 16 + lane] = static_cast<std::uint8_t>((codes[1] | codes[3] << 4) / kStep);
-  } else if constexpr (kBits > 1) {
-    constexpr std::uint32_t kLow = 3 * kStep;
-    const std::uint32_t low = (codes[0] & kLow) | (codes[1] & kLow) << 2 | (codes[2] & kLow) << 4 |
-                              (codes[3] & kLow) << 6;
-    row[16 * block + lane] = static_cast<std::uint8_t>(low / kStep);
-  }
-  if constexpr (kBits == 1 || kBits == 3) {
-    // A byte has one bit of every eighth coordinate: of this lane and of the one 8 away.
-    constexpr std::uint32_t kTop = kStep << (kBits - 1);
-    std::uint32_t top = ((codes[0] & kTop) | (codes[1] & kTop) << 2 | (codes[2] & kTop) << 4 |
-                         (codes[3] & kTop) << 6) /
-                        kTop;
-    top <<= lane / 8;
-    top |= __shfl_xor_sync(0xffffffffu, top, 8);
-    const int first = kBits == 3 ? view.layout.top : 0;
-    if (lane < 8) row[first + 8 * block + lane] = static_cast<std::uint8_t>(top);
-  }
-}
-
-// The row of a rotated vector, each half of a warp half of it; <y, z> in the lanes from 16 on.
-template <int kBits, int kEach>
-__device__ __forceinline__ float pack_row(const CodecView& view, const Cell* cells,
-                                          const float* magnitudes, const float* y,
-                                          std::uint8_t* row) {
-  const int half = threadIdx.x % 32 / 16;
+// Codes of the values v[i], of place 16 i + lane from coordinate 64 block on, of a half of a warp;
+// none is -0. A value becomes its product with its level.
+template <int kBits, int kN>
+__device__ __forceinline__ void pack_values(const CodecView& view, const Quantizer& q,
+                                            float (&v)[kN], int block, std::uint8_t* row) {
   const int lane = threadIdx.x % 16;
-  const float* from = y + half * (pad(16 * kEach) + 16);
-  float products[kEach];
+  // Four fields of a word; of 4 bits in the order of a packed row.
+  constexpr int kWidth = kBits == 4 ? 4 : 2;
+  constexpr std::uint32_t kOnes = kBits == 4 ? 0x1111u : 0x55u;
+  const std::uint32_t excess = q.magnitudes() * kOnes;
 #pragma unroll
-  for (int m = 0; m < kEach; m += 4) {
+  for (int m = 0; m < kN; m += 4, ++block) {
+    std::uint32_t signs = 0;
+    std::uint32_t levels = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) products[m + i] = from[pad(16 * (m + i)) + lane];
-    pack_block<kBits>(view, cells, magnitudes, half * kEach / 4 + m / 4, lane, products + m, row);
+    for (int i = 3; i >= 0; --i) {
+      float& value = v[m + (kBits == 4 ? (i % 2) * 2 + i / 2 : i)];
+      signs = __funnelshift_l(__float_as_uint(value), signs, kWidth);
+      if constexpr (kBits > 1) {
+        const float a = fabsf(value);
+        const std::uint32_t level = q.find(a);
+        levels = levels * (1u << kWidth) + level;
+        value = a * q.magnitude(level);
+      } else {
+        value = fabsf(value);
+      }
+    }
+    const std::uint32_t ranks = (levels - excess) / 4;
+    const std::uint32_t plus = ~signs >> (kWidth - 1) & kOnes;
+    if constexpr (kBits == 4) {
+      const std::uint32_t codes = ranks ^ plus * 15;
+      row[32 * block + lane] = static_cast<std::uint8_t>(codes);
+      row[32 * block + 16 + lane] = static_cast<std::uint8_t>(codes >> 8);
+    } else if constexpr (kBits > 1) {
+      row[16 * block + lane] = static_cast<std::uint8_t>(ranks ^ plus * 3);
+    }
+    if constexpr (kBits == 1 || kBits == 3) {
+      // A byte has one bit of every eighth coordinate: of this lane and of the one 8 away.
+      std::uint32_t top = plus << (lane / 8);
+      top |= __shfl_xor_sync(0xffffffffu, top, 8);
+      const int first = kBits == 3 ? view.layout.top : 0;
+      if (lane < 8) row[first + 8 * block + lane] = static_cast<std::uint8_t>(top);
+    }
   }
-  // The order of the additions is the format's: coordinates lane + 16 m by ascending m.
-  float sum = 0;
+}
+
+template <int kN>
+__device__ __forceinline__ float add_all(float sum, const float (&v)[kN]) {
 #pragma unroll
-  for (int m = 0; m < kEach; ++m) sum += products[m];
-  sum = __shfl_sync(0xffffffffu, sum, lane);
-#pragma unroll
-  for (int m = 0; m < kEach; ++m) sum += products[m];
+  for (int e = 0; e < kN; ++e) sum += v[e];
+  return sum;
+}
+
+// The sum of a half of a warp, pairwise, in its first lane.
+__device__ __forceinline__ float add_lanes(float sum) {
 #pragma unroll
   for (int distance = 8; distance > 0; distance /= 2) {
     sum += __shfl_down_sync(0xffffffffu, sum, distance, 16);
@@ -135,105 +169,212 @@ __device__ __forceinline__ float pack_row(const CodecView& view, const Cell* cel
   return sum;
 }
 
-// Scales the last of three planes where it is.
+__device__ __forceinline__ float of_half(float value, int half) {
+  return __shfl_sync(0xffffffffu, value, 16 * half + threadIdx.x % 16);
+}
+
+// The row of a vector that is rotated, its planes in the halves of the warp; <y, z> in lane 16.
+template <int kBits, int kN>
+__device__ __forceinline__ float pack_two(const CodecView& view, const Quantizer& q, float (&v)[kN],
+                                          std::uint8_t* row) {
+  const int half = threadIdx.x % 32 / 16;
+  pack_values<kBits>(view, q, v, half * kN / 4, row);
+  // The order of the additions is the format's: coordinates lane + 16 m by ascending m.
+  const float sum = of_half(add_all(0, v), 0);
+  return add_lanes(add_all(sum, v));
+}
+
+// The same of three planes, of which the halves have the third and the second, and half of the
+// first each; <y, z> in lane 0.
+template <int kBits, int kN>
+__device__ __forceinline__ float pack_three(const CodecView& view, const Quantizer& q,
+                                            float (&first)[kN / 2], float (&v)[kN],
+                                            std::uint8_t* row) {
+  const int half = threadIdx.x % 32 / 16;
+  pack_values<kBits>(view, q, first, half * kN / 8, row);
+  pack_values<kBits>(view, q, v, (2 - half) * kN / 4, row);
+  float sum = of_half(add_all(0, first), 0);
+  sum = add_all(sum, first);
+  sum = of_half(add_all(sum, v), 1);
+  return add_lanes(add_all(sum, v));
+}
+
 template <int kN>
-__device__ __forceinline__ void scale_plane(float* y, int first, const Factor& factor) {
-  float v[kN];
-  const int lane = threadIdx.x % 32;
-  const auto load = [&] {
-#pragma unroll
-    for (int e = 0; e < kN; e += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(y + pad(first + 32 * e + 4 * lane));
-      v[e] = four.x;
-      v[e + 1] = four.y;
-      v[e + 2] = four.z;
-      v[e + 3] = four.w;
-    }
-  };
-  load();
-  const bool sure = scale_fast(v, factor.high, factor.low) && factor.usual;
-  if (__any_sync(0xffffffffu, !sure)) {
-    load();
-#pragma unroll
-    for (int e = 0; e < kN; ++e) v[e] = static_cast<float>(v[e] * factor.exact);
-  }
+__device__ __forceinline__ void load_fours(const float* y, int first, float (&v)[kN]) {
+  const float* at = y + pad(first) + pad(threadIdx.x % 32 * 4);
 #pragma unroll
   for (int e = 0; e < kN; e += 4) {
-    *reinterpret_cast<float4*>(y + pad(first + 32 * e + 4 * lane)) =
-        make_float4(v[e], v[e + 1], v[e + 2], v[e + 3]);
+    const float4 four = *reinterpret_cast<const float4*>(at + pad(32 * e));
+    v[e] = four.x;
+    v[e + 1] = four.y;
+    v[e + 2] = four.z;
+    v[e + 3] = four.w;
   }
 }
 
-// y = R (factor x), in registers; then y[i] is at pad(i), 16 further on in its second half.
-template <int kLog, int kRounds>
-__device__ __forceinline__ void rotate_row(float* y, const Factor& factor,
-                                           const std::uint32_t* signs, float size) {
-  using S = Size<kLog, kRounds>;
-  const int half = threadIdx.x % 32 / 16;
-  const int lane = threadIdx.x % 16;
-  float lane_sign[4];
+template <int kN>
+__device__ __forceinline__ void store_fours(float* y, int first, const float (&v)[kN]) {
+  float* at = y + pad(first) + pad(threadIdx.x % 32 * 4);
 #pragma unroll
-  for (int bit = 0; bit < 4; ++bit) lane_sign[bit] = (lane >> bit & 1) != 0 ? -1.0f : 1.0f;
-  const float second = half != 0 ? -1.0f : 1.0f;
-  signs += threadIdx.x % 32;
-  float v[S::kRegisters];
-  int plane = half;
-  if constexpr (S::kPlanes == 2) {
-    load_scaled<2>(y, half * S::kPlane, lane, factor, v);
-    apply_signs(v, signs[0], size);
-    transform_plane<2>(v, lane_sign);
-    add_and_subtract_planes(v, second);
-    apply_signs(v, signs[32], size);
-    transform_plane<1>(v, lane_sign);
-    add_and_subtract_planes(v, second);
-  } else {
-    // The second half keeps the middle plane; the first has the first and the last in turn.
+  for (int e = 0; e < kN; e += 4) {
+    *reinterpret_cast<float4*>(at + pad(32 * e)) = make_float4(v[e], v[e + 1], v[e + 2], v[e + 3]);
+  }
+}
+
+// The rounds of a rotation. kTogether: with the sizes of the rounds in what v and, of three planes,
+// the last one at y have been scaled by.
+template <int kLog, int kRounds, bool kTogether>
+struct Rounds {
+  using S = Size<kLog, kRounds>;
+  static constexpr int kN = S::kRegisters;
+
+  __device__ Rounds(const std::uint32_t* lane_signs, float factor)
+      : half(threadIdx.x % 32 / 16),
+        lane(threadIdx.x % 16),
+        signs(lane_signs + threadIdx.x % 32),
+        size(factor) {
+#pragma unroll
+    for (int bit = 0; bit < 4; ++bit) lane_sign[bit] = (lane >> bit & 1) != 0 ? -1.0f : 1.0f;
+    second = half != 0 ? -1.0f : 1.0f;
+  }
+
+  template <int kA>
+  __device__ __forceinline__ void round(float (&v)[kN], float sign) const {
+    const std::uint32_t minus = signs[32 * (kRounds - kA)];
+    if constexpr (kTogether) {
+      negate(v, minus);
+    } else {
+      apply_signs(v, minus, size);
+    }
+    transform_plane<kA>(v, lane_sign);
+    add_and_subtract_planes(v, sign);
+  }
+
+  __device__ __forceinline__ void two_planes(float (&v)[kN]) const {
+    round<2>(v, second);
+    round<1>(v, second);
+    finish(v);
+  }
+
+  // The second half keeps the middle plane; the first has the first and the last in turn.
+  __device__ __forceinline__ void three_planes(float* y, float (&first)[kN / 2],
+                                               float (&v)[kN]) const {
     constexpr int kLast = 2 * S::kPlane;
-    scale_plane<S::kPlane / 32>(y, kLast, factor);
-    load_scaled<4>(y, half * S::kPlane, lane, factor, v);
-    apply_signs(v, signs[0], size);
-    transform_plane<4>(v, lane_sign);
-    add_and_subtract_planes(v, second);
+    constexpr int kPower = kTogether ? (kLog + 1) / 2 : 0;
+    round<4>(v, second);
     __syncwarp();
     if (half == 0) {
       store_plane<3>(y, 0, lane, v);
       load_plane<3>(y, kLast, lane, v);
     }
     __syncwarp();
-    apply_signs(v, signs[32], size);
-    transform_plane<3>(v, lane_sign);
-    add_and_subtract_planes(v, -second);
+    round<3>(v, -second);
     if (half == 0) {
       store_plane<2>(y, kLast, lane, v);
       load_plane<2>(y, 0, lane, v);
+    } else if constexpr (kTogether) {
+      // The middle plane has been in one round more.
+#pragma unroll
+      for (int e = 0; e < kN; ++e) v[e] *= power_of_two(-kPower);
     }
     __syncwarp();
-    apply_signs(v, signs[64], size);
-    transform_plane<2>(v, lane_sign);
-    add_and_subtract_planes(v, second);
+    round<2>(v, second);
     if (half == 0) {
-      turn_back<1>(v, lane);
-      store_plane<1>(y, 0, lane, v);
+      store_plane<1>(y, 0, lane, v, kShift);
       load_plane<1>(y, kLast, lane, v);
     }
     __syncwarp();
-    apply_signs(v, signs[96], size);
-    transform_plane<1>(v, lane_sign);
-    add_and_subtract_planes(v, -second);
-    plane = 2 - half;
-  }
-  __syncwarp();
-  turn_back<0>(v, lane);
-  float* to = y + pad(plane * S::kPlane) + lane;
-  // Where the second half of the vector begins: with the second plane of two, in the middle of the
-  // second of three.
-  const int shift = plane == 0 ? 0 : S::kShift;
-  const int low_shift = S::kPlanes == 3 && plane == 1 ? 0 : shift;
+    const float* from = y + half * (pad(S::kPlane / 2) + kShift) + lane;
+    float turn[4];  // by what tells lane and register apart in the layout that it was left in
 #pragma unroll
-  for (int e = 0; e < S::kRegisters; ++e) {
-    to[pad(16 * e) + (e < S::kRegisters / 2 ? low_shift : shift)] = v[e];
+    for (int e = 0; e < 4; ++e) {
+      turn[e] =
+          turned(lane >> 1 | (e & 1) << 3, e & 2, 1) ? -power_of_two(kPower) : power_of_two(kPower);
+    }
+#pragma unroll
+    for (int e = 0; e < kN / 2; ++e) first[e] = __fmaf_rn(from[pad(16 * e)], turn[e & 3], 0);
+    round<1>(v, -second);
+    finish(v);
   }
-  __syncwarp();
+
+  // Turned values become what they are, and -0 becomes 0.
+  __device__ __forceinline__ void finish(float (&v)[kN]) const {
+    const float turn[2] = {turned(lane, 0, 0) ? -1.0f : 1.0f, turned(lane, 1, 0) ? -1.0f : 1.0f};
+#pragma unroll
+    for (int e = 0; e < kN; ++e) v[e] = __fmaf_rn(v[e], turn[e & 1], 0);
+  }
+
+  int half, lane;
+  const std::uint32_t* signs;
+  float size;
+  float lane_sign[4];
+  float second;
+};
+
+// Factors by which a vector is scaled to begin with, beside sqrt(d) / |x|, so that it is as it
+// should be after rounds without sizes; its last plane of three sits the first round out.
+template <int kLog, int kRounds>
+__device__ constexpr float first_power() {
+  return power_of_two(-(kRounds == 4 ? 3 : 2) * (kLog + 1) / 2);
+}
+template <int kLog, int kRounds>
+__device__ constexpr float last_power() {
+  return power_of_two(-(kLog + 1));
+}
+
+// v = R (factor x), x at y; of three planes with the first in `first`.
+template <int kLog, int kRounds>
+__device__ __forceinline__ void rotate_row(float* y, double factor, const std::uint32_t* signs,
+                                           float size,
+                                           float (&first)[Size<kLog, kRounds>::kRegisters / 2],
+                                           float (&v)[Size<kLog, kRounds>::kRegisters]) {
+  using S = Size<kLog, kRounds>;
+  constexpr int kA = kRounds;
+  constexpr int kLast = 2 * S::kPlane;
+  constexpr int kOfLast = S::kPlanes == 3 ? S::kPlane / 32 : 4;
+  const int half = threadIdx.x % 32 / 16;
+  const int lane = threadIdx.x % 16;
+  float last[kOfLast];
+  const auto load = [&] {
+    load_plane<kA>(y, half * S::kPlane, lane, v);
+    if constexpr (S::kPlanes == 3) load_fours(y, kLast, last);
+  };
+  const auto rotate = [&](const auto& rounds) {
+    if constexpr (S::kPlanes == 3) {
+      store_fours(y, kLast, last);
+      __syncwarp();
+      rounds.three_planes(y, first, v);
+    } else {
+      rounds.two_planes(v);
+    }
+  };
+  if constexpr (S::kExactSize) {
+    load();
+    bool large = scale_by(v, factor * first_power<kLog, kRounds>());
+    if constexpr (S::kPlanes == 3) {
+      large = scale_by(last, factor * last_power<kLog, kRounds>()) && large;
+    }
+    if (__all_sync(0xffffffffu, large)) {
+      rotate(Rounds<kLog, kRounds, true>(signs, size));
+      return;
+    }
+  }
+  load();
+  scale_by(v, factor);
+  if constexpr (S::kPlanes == 3) scale_by(last, factor);
+  rotate(Rounds<kLog, kRounds, false>(signs, size));
+}
+
+template <int kBits, int kLog, int kRounds>
+__device__ __forceinline__ float pack_row(const CodecView& view, const Quantizer& q,
+                                          float (&first)[Size<kLog, kRounds>::kRegisters / 2],
+                                          float (&v)[Size<kLog, kRounds>::kRegisters],
+                                          std::uint8_t* row) {
+  if constexpr (Size<kLog, kRounds>::kPlanes == 3) {
+    return pack_three<kBits>(view, q, first, v, row);
+  } else {
+    return pack_two<kBits>(view, q, v, row);
+  }
 }
 
 template <int kLog, int kRounds, int kBlocks>
@@ -242,14 +383,18 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
                        const float* x, size_t n, RowPointers rows, unsigned long long first_row,
                        unsigned long long* bad_row) {
   using S = Size<kLog, kRounds>;
-  extern __shared__ __align__(16) float memory[];
+  extern __shared__ __align__(16) char shared[];
+  __shared__ double norms_squared[kVectors];
   __shared__ double norms[kVectors];
-  __shared__ Cell cells[kCells];
-  __shared__ float magnitudes[8];
+  __shared__ double factors[kVectors];
+  __shared__ float products[kVectors];
+  constexpr int kTable = Quantizer::kCellBytes;
+  const auto begin = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  char* const table = shared + (kTable - begin % kTable) % kTable;
+  auto* const memory = reinterpret_cast<float*>(table + Quantizer::kBytes);
+  const Quantizer quantizer(v, table);
   auto* signs = reinterpret_cast<std::uint32_t*>(memory + S::kSigns);
   for (int i = threadIdx.x; i < kRounds * 32; i += kThreads) signs[i] = lane_signs[i];
-  if (threadIdx.x < kCells) cells[threadIdx.x] = v.cells[threadIdx.x];
-  if (threadIdx.x < 8) magnitudes[threadIdx.x] = v.magnitudes[threadIdx.x];
 
   const int vector = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -268,73 +413,90 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     asm volatile("cp.async.wait_all;" ::: "memory");
     __syncthreads();
     // Eight threads a vector: those of all vectors are one warp.
-    const auto norm_of_vector = [&] {
+    const auto take_norms = [&] {
       if (threadIdx.x < 32) {
         const double sum = sum_of_squares(memory + threadIdx.x / 8 * S::kPitch, S::kDimension);
-        if (threadIdx.x % 8 == 0) norms[threadIdx.x / 8] = sum;
+        if (threadIdx.x % 8 == 0) {
+          const double norm = sqrt(sum);
+          norms_squared[threadIdx.x / 8] = sum;
+          norms[threadIdx.x / 8] = norm;
+          factors[threadIdx.x / 8] = norm > 0 ? v.sqrt_d / norm : 0;
+        }
       }
       __syncthreads();
-      return norms[vector];
     };
-    double norm_squared = norm_of_vector();
+    take_norms();
     if (v.normalize) {
-      const double factor = norm_squared > 0 ? 1 / sqrt(norm_squared) : 0;
+      const double factor = norms_squared[vector] > 0 ? 1 / norms[vector] : 0;
       for (int i = lane; i < S::kDimension; i += 32) {
         y[pad(i)] = static_cast<float>(y[pad(i)] * factor);
       }
       __syncthreads();
-      norm_squared = norm_of_vector();
+      take_norms();
     }
-    const double norm = sqrt(norm_squared);
-    rotate_row<kLog, kRounds>(y, Factor(norm > 0 ? v.sqrt_d / norm : 0), signs, v.rotation.size);
+    float values[S::kRegisters];
+    float of_first[S::kRegisters / 2];
+    rotate_row<kLog, kRounds>(y, factors[vector], signs, v.rotation.size, of_first, values);
     float product = 0;
     switch (v.layout.bits) {
       case 1:
-        product = pack_row<1, S::kEach>(v, cells, magnitudes, y, packed);
+        product = pack_row<1, kLog, kRounds>(v, quantizer, of_first, values, packed);
         break;
       case 2:
-        product = pack_row<2, S::kEach>(v, cells, magnitudes, y, packed);
+        product = pack_row<2, kLog, kRounds>(v, quantizer, of_first, values, packed);
         break;
       case 3:
-        product = pack_row<3, S::kEach>(v, cells, magnitudes, y, packed);
+        product = pack_row<3, kLog, kRounds>(v, quantizer, of_first, values, packed);
         break;
       default:
-        product = pack_row<4, S::kEach>(v, cells, magnitudes, y, packed);
+        product = pack_row<4, kLog, kRounds>(v, quantizer, of_first, values, packed);
     }
+    if (lane == (S::kPlanes == 3 ? 0 : 16)) products[vector] = product;
     __syncwarp();
     if (row < n) {
       auto* to = reinterpret_cast<uint4*>(rows.codes + row * static_cast<size_t>(v.layout.stride));
       for (int i = lane; i < v.layout.stride / 16; i += 32) {
         to[i] = reinterpret_cast<const uint4*>(packed)[i];
       }
-      if (lane == 16) {
-        if (!isfinite(norm_squared)) atomicMin(bad_row, first_row + row);
-        float scale = 0;
-        if (norm != 0) {
-          scale = v.mse ? saturate(norm * v.step_exact / v.sqrt_d)
-                        : saturate(norm * v.sqrt_d / static_cast<double>(product));
-        }
-        rows.scale[row] = scale;
-        if (rows.norm != nullptr) rows.norm[row] = saturate(norm_squared);
-      }
     }
     __syncthreads();
+    // Its first warp alone writes the norms of the next vectors, after this.
+    if (threadIdx.x < kVectors && first + threadIdx.x < n) {
+      const size_t at = first + threadIdx.x;
+      const double norm = norms[threadIdx.x];
+      const double norm_squared = norms_squared[threadIdx.x];
+      if (!isfinite(norm_squared)) atomicMin(bad_row, first_row + at);
+      float scale = 0;
+      if (norm != 0) {
+        scale = v.mse ? saturate(norm * v.step_exact / v.sqrt_d)
+                      : saturate(norm * v.sqrt_d / static_cast<double>(products[threadIdx.x]));
+      }
+      rows.scale[at] = scale;
+      if (rows.norm != nullptr) rows.norm[at] = saturate(norm_squared);
+    }
   }
 }
 
+// The quantizer's tables are moved to where they are aligned.
+template <int kLog, int kRounds>
+constexpr int shared_bytes() {
+  return Quantizer::kCellBytes - 16 + Quantizer::kBytes + Size<kLog, kRounds>::kBytes;
+}
+
 const RowEncoder kEncoders[] = {
-    {6, 2, Size<6, 2>::kBytes, encode_rows_kernel<6, 2, 8>},
-    {7, 2, Size<7, 2>::kBytes, encode_rows_kernel<7, 2, 8>},
-    {8, 2, Size<8, 2>::kBytes, encode_rows_kernel<8, 2, 8>},
-    {9, 2, Size<9, 2>::kBytes, encode_rows_kernel<9, 2, 6>},
-    {8, 4, Size<8, 4>::kBytes, encode_rows_kernel<8, 4, 8>},
-    {9, 4, Size<9, 4>::kBytes, encode_rows_kernel<9, 4, 6>},
+    {6, 2, shared_bytes<6, 2>(), encode_rows_kernel<6, 2, 8>},
+    {7, 2, shared_bytes<7, 2>(), encode_rows_kernel<7, 2, 8>},
+    {8, 2, shared_bytes<8, 2>(), encode_rows_kernel<8, 2, 8>},
+    {9, 2, shared_bytes<9, 2>(), encode_rows_kernel<9, 2, 6>},
+    {8, 4, shared_bytes<8, 4>(), encode_rows_kernel<8, 4, 8>},
+    {9, 4, shared_bytes<9, 4>(), encode_rows_kernel<9, 4, 6>},
 };
 
 }  // namespace
 
 const RowEncoder* row_encoder(const CodecTables& tables) {
-  if (tables.two_parts || tables.centre != nullptr || tables.rotation.factors == nullptr) {
+  if (tables.trellis != nullptr || tables.two_parts || tables.centre != nullptr ||
+      tables.rotation.factors == nullptr) {
     return nullptr;
   }
   for (const RowEncoder& encoder : kEncoders) {

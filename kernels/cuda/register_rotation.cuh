@@ -87,6 +87,14 @@ __device__ __forceinline__ void apply_signs(float (&v)[kN], std::uint32_t minus,
   }
 }
 
+// The same without the size.
+template <int kN>
+__device__ __forceinline__ void negate(float (&v)[kN], std::uint32_t minus) {
+  static_assert(kN <= 32);
+#pragma unroll
+  for (int e = 0; e < kN; ++e) v[e] = (minus >> e & 1) != 0 ? -v[e] : v[e];
+}
+
 // All stages of a round within a plane of 16 kN elements; from layout kA to kA - 1. signs: -1 where
 // the lane has the bit, else 1.
 template <int kA, int kN>
@@ -101,54 +109,48 @@ __device__ __forceinline__ void transform_plane(float (&v)[kN], const float (&si
   stages<kA, kBits>(v);
 }
 
-// A plane between memory, padded as pad() says, and registers.
+// A plane between memory, padded as pad() says, and registers. pad() of numbers that share no bit
+// is the sum of theirs: places of a lane are a constant apart.
 template <int kA, int kN>
 __device__ __forceinline__ void load_plane(const float* y, int first, int lane, float (&v)[kN]) {
+  const float* at = y + pad(first) + pad(lane << kA);
 #pragma unroll
   for (int e = 0; e < kN;) {
-    const float* at = y + pad(first + place_of(lane, e, kA));
+    const float* from = at + pad(place_of(0, e, kA));
     if constexpr (kA >= 2) {
-      const float4 four = *reinterpret_cast<const float4*>(at);
+      const float4 four = *reinterpret_cast<const float4*>(from);
       v[e] = four.x;
       v[e + 1] = four.y;
       v[e + 2] = four.z;
       v[e + 3] = four.w;
       e += 4;
-    } else if constexpr (kA == 1) {
-      const float2 two = *reinterpret_cast<const float2*>(at);
+    } else {
+      static_assert(kA == 1);
+      const float2 two = *reinterpret_cast<const float2*>(from);
       v[e] = two.x;
       v[e + 1] = two.y;
       e += 2;
-    } else {
-      v[e] = *at;
-      e += 1;
     }
   }
 }
 
+// shift: how much further the second half of the plane lies.
 template <int kA, int kN>
-__device__ __forceinline__ void store_plane(float* y, int first, int lane, const float (&v)[kN]) {
+__device__ __forceinline__ void store_plane(float* y, int first, int lane, const float (&v)[kN],
+                                            int shift = 0) {
+  float* at = y + pad(first) + pad(lane << kA);
 #pragma unroll
   for (int e = 0; e < kN;) {
-    float* at = y + pad(first + place_of(lane, e, kA));
+    float* to = at + pad(place_of(0, e, kA)) + (e < kN / 2 ? 0 : shift);
     if constexpr (kA >= 2) {
-      *reinterpret_cast<float4*>(at) = make_float4(v[e], v[e + 1], v[e + 2], v[e + 3]);
+      *reinterpret_cast<float4*>(to) = make_float4(v[e], v[e + 1], v[e + 2], v[e + 3]);
       e += 4;
     } else {
       static_assert(kA == 1);
-      *reinterpret_cast<float2*>(at) = make_float2(v[e], v[e + 1]);
+      *reinterpret_cast<float2*>(to) = make_float2(v[e], v[e + 1]);
       e += 2;
     }
   }
-}
-
-// Turned elements of layout kA become what they are.
-template <int kA, int kN>
-__device__ __forceinline__ void turn_back(float (&v)[kN], int lane) {
-  const std::uint32_t turn[2] = {turned(lane, 0, kA) ? 0x80000000u : 0,
-                                 turned(lane, 1 << kA, kA) ? 0x80000000u : 0};
-#pragma unroll
-  for (int e = 0; e < kN; ++e) v[e] = __int_as_float(__float_as_int(v[e]) ^ turn[e >> kA & 1]);
 }
 #endif
 

@@ -26,7 +26,8 @@ std::vector<Round> plan_rounds(std::size_t n, std::size_t tile_rows, std::size_t
   const std::size_t tiles = divide_up(n, tile_rows);
   if (tiles <= capacity / tile_rows) return {make_round(true, 0, 1, 0, tiles)};
   // A larger sample would take longer to select from than it saves in candidates.
-  const std::size_t sparse = divide_up(tiles, capacity / 4 / tile_rows);
+  constexpr std::size_t kMostSampled = 8192;
+  const std::size_t sparse = divide_up(tiles, std::min(capacity, kMostSampled) / tile_rows);
   // After a round over a part of the rows, one over `ratio` times as many finds k (ratio - 1) more.
   const std::size_t most = std::max<std::size_t>(2, (capacity - k) / (2 * k));
   int rounds = 1;

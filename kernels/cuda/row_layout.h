@@ -19,32 +19,63 @@ namespace turboquant::cuda {
 /// Lanes that share a row: so many chunks, a group, are read at once.
 inline constexpr int kLanesOfRow = 4;
 
+/// Codes as kernels tell them apart: the bits of a scalar code, of a trellis code 4 more.
+TQ_HOST_DEVICE constexpr int trellis_code(int bits) { return bits + 4; }
+TQ_HOST_DEVICE constexpr int bits_of(int code) { return code > 4 ? code - 4 : code; }
+
+/// Groups of four registers of four levels that a chunk decodes to.
+TQ_HOST_DEVICE constexpr int quads_of(int code) {
+  return code == 1 || code == trellis_code(1) || code == trellis_code(3) ? 8
+         : bits_of(code) == 4                                            ? 2
+                                                                         : 4;
+}
+
+/// Whether codes are decoded to level + offset, which is never negative, rather than to the level.
+TQ_HOST_DEVICE constexpr bool unsigned_levels(int code) {
+  return code == 4 || code == trellis_code(3) || code == trellis_code(4);
+}
+
+// A row of a trellis code: 8 bytes of zeros, the 8 bytes that stand before the plane with the coded
+// bits (docs/code_format.md), that plane and, for 3 bits, the two with the others, each padded with
+// zeros to 16 bytes. A chunk is of the first plane.
 struct RowLayout {
   int dimension = 0;
   int bits = 0;
+  int code = 0;
   int blocks = 0;  // of 64 coordinates
   int chunks = 0;  // of 16 bytes of codes, for 3 bits of their low plane
   int groups = 0;  // chunks / kLanesOfRow, rounded up
-  int top = 0;     // 3 bits: where the planes of top bits begin
+  int top = 0;     // 3 bits: where the planes of top bits begin; of a trellis: bytes of a plane
   int stride = 0;  // bytes from row to row, a multiple of 16
 
   RowLayout() = default;
-  RowLayout(int d, int b) : dimension(d), bits(b) {
+  RowLayout(int d, int b, bool trellis = false)
+      : dimension(d), bits(b), code(trellis ? trellis_code(b) : b) {
     blocks = (d + 63) / 64;
-    const int low_bytes = b == 3 ? 16 : 8 * b;  // of a block
-    chunks = (blocks * low_bytes + 15) / 16;
+    if (trellis) {
+      chunks = (coded_bytes() + 15) / 16;
+      top = chunks * 16;
+      stride = kTrellisPlane + top * (b == 3 ? 3 : 1);
+    } else {
+      const int low_bytes = b == 3 ? 16 : 8 * b;  // of a block
+      chunks = (blocks * low_bytes + 15) / 16;
+      top = blocks * 16;
+      stride = (blocks * 8 * b + 15) / 16 * 16;
+    }
     groups = (chunks + kLanesOfRow - 1) / kLanesOfRow;
-    top = blocks * 16;
-    stride = (blocks * 8 * b + 15) / 16 * 16;
   }
+
+  /// Where the first plane of a trellis code begins.
+  static constexpr int kTrellisPlane = 16;
+  TQ_HOST_DEVICE bool trellis() const { return code > 4; }
+  /// Width of a field of that plane, and its bytes.
+  TQ_HOST_DEVICE int coded_width() const { return bits == 3 ? 1 : bits; }
+  TQ_HOST_DEVICE int coded_bytes() const { return (dimension * coded_width() + 7) / 8; }
 
   /// Query values of a group that a scan takes: chunks past the last one count as zeros.
   std::size_t operand_bytes() const {
-    return static_cast<std::size_t>(groups) * kLanesOfRow * coordinates_of_chunk();
+    return static_cast<std::size_t>(groups) * kLanesOfRow * 16 * quads_of(code);
   }
-  TQ_HOST_DEVICE int coordinates_of_chunk() const { return bits == 1 ? 128 : bits == 4 ? 32 : 64; }
-  /// Groups of four registers of four levels that a chunk decodes to.
-  TQ_HOST_DEVICE int quads() const { return coordinates_of_chunk() / 16; }
 };
 
 /// The coordinate whose level is in byte `byte` (0 to 3) of register `reg` of a decoded chunk. The
@@ -62,6 +93,27 @@ TQ_HOST_DEVICE constexpr int coordinate_of(int bits, int chunk, int reg, int byt
   const int at = 4 * (reg / 4) + 2 * (reg % 2) + byte / 2;
   const int field = reg % 4 / 2 + 2 * (byte % 2);
   return 64 * chunk + at + 16 * field;
+}
+
+/// The same of a trellis code; `dimension` or more where there is no coordinate.
+TQ_HOST_DEVICE constexpr int trellis_coordinate_of(int code, int dimension, int chunk, int reg,
+                                                   int byte) {
+  const int bits = bits_of(code);
+  const int width = bits == 3 ? 1 : bits;
+  // Word of the chunk, byte of the plane and field there.
+  const int word = reg / quads_of(code);
+  const int plane_byte = 16 * chunk + 4 * word + 2 * (reg % 2) + byte / 2;
+  const int field = bits == 4   ? byte % 2
+                    : bits == 3 ? 4 * (byte % 2) + reg % 4 / 2 * 2 + reg / 4 % 2
+                    : bits == 2 ? 2 * (byte % 2) + reg % 4 / 2
+                                : 4 * (byte % 2) + reg % 8 / 2;
+  const int of_block = 8 * width;
+  const int block = plane_byte / of_block;
+  const int rest = dimension % 64;
+  const int bytes = block < dimension / 64 ? of_block : (rest * width + 7) / 8;
+  const int at = plane_byte % of_block;
+  if (block > dimension / 64 || at >= bytes) return dimension;
+  return 64 * block + field * bytes + at;
 }
 
 }  // namespace turboquant::cuda

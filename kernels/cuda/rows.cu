@@ -38,6 +38,20 @@ __device__ int device_bit(const RowLayout& layout, int block, int i, int bit, in
 }
 
 template <bool kToDevice>
+__device__ void convert_factors(const RowPointers& rows, size_t row, std::uint8_t* factor) {
+  float* const factors[4] = {rows.scale, rows.residual, rows.centre, rows.norm};
+  for (float* values : factors) {
+    if (values == nullptr) continue;
+    if (kToDevice) {
+      copy_float(values + row, factor);
+    } else {
+      copy_float(factor, values[row]);
+    }
+    factor += 4;
+  }
+}
+
+template <bool kToDevice>
 __global__ void convert_kernel(RowLayout layout, RowPointers rows, size_t n, size_t code_size,
                                std::uint8_t* bytes) {
   const size_t row = blockIdx.x * static_cast<size_t>(kRowsOfBlock) + threadIdx.x / 32;
@@ -84,18 +98,48 @@ __global__ void convert_kernel(RowLayout layout, RowPointers rows, size_t n, siz
       theirs[whole + target] = static_cast<std::uint8_t>(byte);
     }
   }
-  if (lane != 0) return;
-  std::uint8_t* factor = theirs + whole + (tail_bits + 7) / 8;
-  float* const factors[4] = {rows.scale, rows.residual, rows.centre, rows.norm};
-  for (float* values : factors) {
-    if (values == nullptr) continue;
-    if (kToDevice) {
-      copy_float(values + row, factor);
-    } else {
-      copy_float(factor, values[row]);
+  if (lane == 0) convert_factors<kToDevice>(rows, row, theirs + whole + (tail_bits + 7) / 8);
+}
+
+// The planes of a row as they are, and the eight bytes before the first; factors behind.
+template <bool kToDevice>
+__global__ void convert_trellis_kernel(RowLayout layout, RowPointers rows, size_t n,
+                                       size_t code_size, std::uint8_t* bytes) {
+  const size_t row = blockIdx.x * static_cast<size_t>(kRowsOfBlock) + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  if (row >= n) return;
+  std::uint8_t* ours = rows.codes + row * layout.stride;
+  std::uint8_t* theirs = bytes + row * code_size;
+  const int width = layout.coded_width();
+  const int of_plane = layout.coded_bytes();
+  const int planes = layout.bits == 3 ? 3 : 1;
+  std::uint8_t* const before = ours + RowLayout::kTrellisPlane;
+  for (int plane = 0; plane < planes; ++plane) {
+    std::uint8_t* our_plane = before + plane * layout.top;
+    std::uint8_t* their_plane = theirs + 1 + plane * of_plane;
+    for (int i = lane; i < (kToDevice ? layout.top : of_plane); i += 32) {
+      if (kToDevice) {
+        our_plane[i] = i < of_plane ? their_plane[i] : 0;
+      } else {
+        their_plane[i] = our_plane[i];
+      }
     }
-    factor += 4;
   }
+  if (lane != 0) return;
+  if (kToDevice) {
+    // The end of the plane, a field further up, and the first state in the lowest fields.
+    const unsigned state = theirs[0];
+    for (int k = 1; k <= 8; ++k) {
+      const unsigned end = k <= of_plane ? theirs[1 + of_plane - k] : before[of_plane - k];
+      before[-k] = static_cast<std::uint8_t>(end << width | (state >> (k - 1) & 1) << (width - 1));
+      before[-8 - k] = 0;
+    }
+  } else {
+    unsigned state = 0;
+    for (int k = 1; k <= 8; ++k) state |= (before[-k] >> (width - 1) & 1u) << (k - 1);
+    theirs[0] = static_cast<std::uint8_t>(state);
+  }
+  convert_factors<kToDevice>(rows, row, theirs + 1 + planes * of_plane);
 }
 
 __global__ void gather_kernel(RowLayout layout, RowPointers from, const std::uint32_t* chosen,
@@ -121,15 +165,17 @@ unsigned grid_of(size_t n) { return static_cast<unsigned>((n + kRowsOfBlock - 1)
 void write_rows(const RowLayout& layout, const RowPointers& rows, std::size_t n,
                 std::size_t code_size, std::uint8_t* bytes, StreamPointer stream) {
   if (n == 0) return;
-  convert_kernel<false><<<grid_of(n), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      layout, rows, n, code_size, bytes);
+  const auto kernel = layout.trellis() ? convert_trellis_kernel<false> : convert_kernel<false>;
+  kernel<<<grid_of(n), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(layout, rows, n, code_size,
+                                                                         bytes);
   TQ_CUDA_LAUNCHED("convert_kernel");
 }
 
 void read_rows(const RowLayout& layout, const std::uint8_t* bytes, std::size_t n,
                std::size_t code_size, const RowPointers& rows, StreamPointer stream) {
   if (n == 0) return;
-  convert_kernel<true><<<grid_of(n), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+  const auto kernel = layout.trellis() ? convert_trellis_kernel<true> : convert_kernel<true>;
+  kernel<<<grid_of(n), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
       layout, rows, n, code_size, const_cast<std::uint8_t*>(bytes));
   TQ_CUDA_LAUNCHED("convert_kernel");
 }

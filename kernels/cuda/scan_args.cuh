@@ -25,22 +25,29 @@ struct ScanArgs {
   std::uint64_t* keys;          // [n_queries][capacity]
   std::uint32_t* counts;        // [n_queries] may end up above the capacity: then keys are missing
   std::uint32_t capacity;
+  std::uint32_t stages;  // of a ScanKernel with bulk
 };
 
 struct ScanKernel {
   void (*function)(ScanArgs);
   int row_tiles;    // of 16 rows: what a warp takes
   int query_tiles;  // of 8 queries: what a block takes
-  int warps;        // of a block
+  int warps;        // of a block; with bulk: at most
   bool two_parts;
   bool shared;  // keeps the operands of queries in shared memory
+  bool bulk;    // and tiles of rows, some ahead; compute capability 9.0
 };
 
-/// The kernels for codes of so many bits, by rising query_tiles; null function at the end.
+/// The kernels for codes of so many bits, of trellis codes for `t`, by rising query_tiles; null
+/// function at the end.
 const ScanKernel* scan_kernels_1();
 const ScanKernel* scan_kernels_2();
 const ScanKernel* scan_kernels_3();
 const ScanKernel* scan_kernels_4();
+const ScanKernel* scan_kernels_1t();
+const ScanKernel* scan_kernels_2t();
+const ScanKernel* scan_kernels_3t();
+const ScanKernel* scan_kernels_4t();
 
 // As candidate_key and key_score of quantizer/top_k.h.
 __device__ __forceinline__ std::uint64_t candidate_key(bool l2, float score, std::uint32_t row) {

@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <cstring>
+#include <chrono>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/scan_args.cuh"
@@ -12,31 +12,34 @@ namespace {
 static_assert(kMostResults == kMostNeighbours);
 
 constexpr std::size_t kCandidateBytes = std::size_t{256} << 20;  // of a batch
-constexpr std::size_t kFactorBytes = 32;                         // QueryFactors, rounded up
+constexpr std::size_t kFactorBytes = 40;                         // of QueryFactors
 
-LevelBytes level_bytes(const kernels::CodeTable& table, int bits) {
+LevelBytes level_bytes(const std::int8_t* levels, std::size_t n, std::int32_t offset) {
   LevelBytes bytes{};
-  const int offset = bits == 4 ? table.offset : 0;
-  for (int code = 0; code < 16; ++code) {
-    const auto level = static_cast<std::uint8_t>(table.levels[code] + offset);
+  for (std::size_t code = 0; code < n; ++code) {
+    const auto level = static_cast<std::uint8_t>(levels[code] + offset);
     bytes.words[code / 4] |= static_cast<std::uint32_t>(level) << (code % 4 * 8);
   }
   return bytes;
 }
 
-const ScanKernel* kernels_of(int bits) {
-  switch (bits) {
-    case 1:
-      return scan_kernels_1();
-    case 2:
-      return scan_kernels_2();
-    case 3:
-      return scan_kernels_3();
-    default:
-      return scan_kernels_4();
-  }
+LevelBytes level_bytes(const kernels::CodeTable& table, int code) {
+  return level_bytes(table.levels, 16, unsigned_levels(code) ? table.offset : 0);
 }
 
+LevelBytes level_bytes(const kernels::TrellisTable& table, int code) {
+  return level_bytes(table.lookup, 32, unsigned_levels(code) ? table.offset : 0);
+}
+
+const ScanKernel* kernels_of(int code) {
+  using Kernels = const ScanKernel* (*)();
+  static constexpr Kernels kKernels[] = {scan_kernels_1,  scan_kernels_2,  scan_kernels_3,
+                                         scan_kernels_4,  scan_kernels_1t, scan_kernels_2t,
+                                         scan_kernels_3t, scan_kernels_4t};
+  return kKernels[code - 1]();
+}
+
+// What a block of a kernel needs; one with bulk, beside its stages.
 std::size_t shared_bytes(const ScanKernel& kernel, const RowLayout& layout) {
   const auto tiles = static_cast<std::size_t>(kernel.query_tiles);
   const std::size_t operands =
@@ -44,12 +47,41 @@ std::size_t shared_bytes(const ScanKernel& kernel, const RowLayout& layout) {
   return tiles * 8 * kFactorBytes + operands;
 }
 
+// How a block of a kernel is launched. No warps: there is no room for it.
+struct BlockShape {
+  std::size_t warps;
+  std::size_t stages;  // with bulk: tiles that a warp has at work and on their way
+  std::size_t shared;
+};
+
+BlockShape block_shape(const ScanKernel& kernel, const RowLayout& layout, std::size_t most_shared) {
+  constexpr std::size_t kMostStages = 8;
+  constexpr std::size_t kPastStages = 64;  // of which some may be read
+  const auto warps = static_cast<std::size_t>(kernel.warps);
+  std::size_t taken = shared_bytes(kernel, layout);
+  if (!kernel.bulk) return {taken > most_shared ? 0 : warps, 0, taken};
+  taken += kPastStages;
+  // With what counts the bytes of a tile as they come.
+  const std::size_t tile =
+      16 * static_cast<std::size_t>(kernel.row_tiles) * static_cast<std::size_t>(layout.stride) + 8;
+  const std::size_t tiles = taken > most_shared ? 0 : (most_shared - taken) / tile;
+  // Measured: where little is computed two tiles a warp are better than more warps.
+  std::size_t even = std::min(warps, tiles / (kernel.query_tiles == 1 ? 2 : 1) / 2 * 2);
+  if (even < 8) even = std::min<std::size_t>(8, tiles / 2 * 2);
+  if (even < 4) return {0, 0, 0};
+  const std::size_t stages = std::min(kMostStages, tiles / even);
+  return {even, stages, taken + even * stages * tile};
+}
+
 // The kernel with the smallest tile that takes all queries, or the largest that fits.
-const ScanKernel& choose(int bits, const RowLayout& layout, bool two_parts, std::size_t queries,
-                         std::size_t most_shared) {
+const ScanKernel& choose(const DeviceProperties& device, const RowLayout& layout, bool two_parts,
+                         std::size_t queries) {
   const ScanKernel* best = nullptr;
-  for (const ScanKernel* k = kernels_of(bits); k->function != nullptr; ++k) {
-    if (k->two_parts != two_parts || shared_bytes(*k, layout) > most_shared) continue;
+  for (const ScanKernel* k = kernels_of(layout.code); k->function != nullptr; ++k) {
+    if (k->two_parts != two_parts) continue;
+    if (block_shape(*k, layout, device.shared_bytes_of_block).warps == 0) continue;
+    const bool all = static_cast<std::size_t>(k->query_tiles) * 8 >= queries;
+    if (k->bulk && (device.compute_capability < 90 || !all)) continue;
     const bool enough = best != nullptr && best->shared &&
                         static_cast<std::size_t>(best->query_tiles) * 8 >= queries;
     if (!enough) best = k;
@@ -67,21 +99,11 @@ struct Searcher::Batch {
   QueryPointers queries;
   std::uint32_t* counts;
   std::uint64_t* limits;
-  unsigned long long* bad;
-  std::uint32_t* overflow;
 };
 
-namespace {
-
-struct Flags {
-  unsigned long long bad;  // the first query with NaN or infinity, else all ones
-  std::uint32_t overflow;  // 1 when candidates are missing
-  std::uint32_t unused;
-};
-
-}  // namespace
-
-Searcher::Searcher(int device) : device_(device), flags_on_host_(sizeof(Flags)) {}
+Searcher::Searcher(int device) : device_(device), report_(sizeof(SearchReport)) {
+  *report_.as<SearchReport>() = SearchReport{};
+}
 
 std::size_t Searcher::search(const SearchTask& task, StreamPointer stream) {
   const DeviceGuard guard(device_);
@@ -94,8 +116,7 @@ std::size_t Searcher::search(const SearchTask& task, StreamPointer stream) {
     batch.first = first;
     batch.n = std::min(most, task.n_queries - first);
     batch.capacity = capacity;
-    batch.kernel =
-        &choose(layout.bits, layout, task.two_parts, batch.n, device.shared_bytes_of_block);
+    batch.kernel = &choose(device, layout, task.two_parts, batch.n);
     const auto of_tile = static_cast<std::size_t>(batch.kernel->query_tiles) * 8;
     const std::size_t padded = (batch.n + of_tile - 1) / of_tile * of_tile;
     const std::size_t operand_bytes = padded * layout.operand_bytes();
@@ -114,10 +135,7 @@ std::size_t Searcher::search(const SearchTask& task, StreamPointer stream) {
     batch.queries.sign_bias = batch.queries.bias + padded;
     batch.limits = state_.as<std::uint64_t>();
     batch.counts = reinterpret_cast<std::uint32_t*>(batch.limits + batch.n);
-    flags_.reserve(device_, sizeof(Flags));
-    batch.bad = &flags_.as<Flags>()->bad;
-    batch.overflow = &flags_.as<Flags>()->overflow;
-    if (!run(task, batch, stream)) return flags_on_host_.as<Flags>()->bad;
+    if (!run(task, batch, stream)) return report_.as<SearchReport>()->bad;
   }
   return kNoQuery;
 }
@@ -125,7 +143,13 @@ std::size_t Searcher::search(const SearchTask& task, StreamPointer stream) {
 // False when a query holds NaN or infinity.
 bool Searcher::run(const SearchTask& task, const Batch& batch, StreamPointer stream) {
   const RowLayout& layout = task.codec->layout();
-  fill(flags_.get(), 0xff, sizeof(Flags), stream);
+  if (!clean_) {
+    // At first, and when an earlier search broke off: a search leaves them as they are to be.
+    flags_.reserve(device_, sizeof(SearchFlags));
+    const SearchFlags flags{};
+    copy(flags_.get(), &flags, sizeof flags, stream);
+  }
+  clean_ = false;
   const std::size_t eights = (batch.n + 7) / 8 * 8;
   const auto of_tile = static_cast<std::size_t>(batch.kernel->query_tiles) * 8;
   if (batch.n % of_tile != 0 && of_tile > 8) {
@@ -139,25 +163,42 @@ bool Searcher::run(const SearchTask& task, const Batch& batch, StreamPointer str
     }
   }
   task.codec->prepare(task.queries + batch.first * static_cast<std::size_t>(layout.dimension),
-                      batch.n, batch.queries, batch.first, batch.bad, stream);
+                      batch.n, batch.queries, batch.first, &flags_.as<SearchFlags>()->bad, stream);
   rounds(task, batch, false, stream);
-  Flags& flags = *flags_on_host_.as<Flags>();
-  copy(&flags, flags_.get(), sizeof flags, stream);
-  synchronize(stream);
-  if (flags.bad != ~0ull) return false;
-  if (flags.overflow == 1) {
+  wait(stream);
+  const SearchReport& report = *report_.as<SearchReport>();
+  if (report.bad == ~0ull && report.overflow != 0) {
     rounds(task, batch, true, stream);
-    synchronize(stream);
+    wait(stream);
   }
-  return true;
+  clean_ = true;
+  return report.bad == ~0ull;
 }
 
-std::size_t Searcher::resident_blocks(const void* kernel, int warps, std::size_t shared) {
+// Until the report of the last launch of write_best is there. Watching memory of the host is faster
+// than waiting for the stream; but only the stream tells of errors.
+void Searcher::wait(StreamPointer stream) {
+  constexpr auto kPatience = std::chrono::milliseconds(1);
+  const auto there = [&] {
+    return __atomic_load_n(&report_.as<SearchReport>()->number, __ATOMIC_ACQUIRE) == number_;
+  };
+  const auto begin = std::chrono::steady_clock::now();
+  while (!there()) {
+    for (int i = 0; i < 64 && !there(); ++i) {
+    }
+    if (std::chrono::steady_clock::now() - begin < kPatience) continue;
+    synchronize(stream);
+    if (!there()) throw Error("CUDA: a search ended without a report", cudaErrorUnknown, device_);
+  }
+}
+
+std::size_t Searcher::resident_blocks(const void* kernel, std::size_t warps, std::size_t shared) {
   std::size_t& blocks = resident_[{kernel, shared}];
   if (blocks == 0) {
     allow_shared_memory(kernel, device_);
     int of_one = 0;
-    TQ_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_one, kernel, 32 * warps, shared));
+    TQ_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_one, kernel,
+                                                          static_cast<int>(32 * warps), shared));
     blocks = static_cast<std::size_t>(std::max(of_one, 1)) *
              static_cast<std::size_t>(device_properties(device_).multiprocessors);
   }
@@ -176,8 +217,9 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
   scan.mask = task.mask;
   scan.queries = batch.queries;
   scan.n_queries = static_cast<std::uint32_t>(batch.n);
-  scan.levels = level_bytes(task.levels, layout.bits);
-  scan.signs = level_bytes(task.signs, layout.bits);
+  scan.levels = task.trellis != nullptr ? level_bytes(*task.trellis, layout.code)
+                                        : level_bytes(task.levels, layout.code);
+  scan.signs = level_bytes(task.signs, layout.code);
   scan.l2 = task.l2;
   scan.limits = batch.limits;
   scan.keys = keys_.as<std::uint64_t>();
@@ -191,13 +233,14 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
   select.capacity = scan.capacity;
   select.n_queries = scan.n_queries;
   select.k = static_cast<std::uint32_t>(std::min(task.k, std::max<std::size_t>(task.n, 1)));
-  select.overflow = batch.overflow;
+  select.flags = flags_.as<SearchFlags>();
   select.l2 = task.l2;
 
-  const std::size_t shared = shared_bytes(kernel, layout);
+  const auto [warps, stages, shared] =
+      block_shape(kernel, layout, device_properties(device_).shared_bytes_of_block);
+  scan.stages = static_cast<std::uint32_t>(stages);
   const std::size_t slots =
-      resident_blocks(reinterpret_cast<const void*>(kernel.function), kernel.warps, shared);
-  const auto warps = static_cast<std::size_t>(kernel.warps);
+      resident_blocks(reinterpret_cast<const void*>(kernel.function), warps, shared);
   const auto of_tile = static_cast<std::size_t>(kernel.query_tiles) * 8;
   const std::size_t query_blocks = (batch.n + of_tile - 1) / of_tile;
   const std::size_t parts = std::max<std::size_t>(1, slots / query_blocks);
@@ -220,7 +263,7 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
       select.positional = 0;
     }
     if (round.tiles > 0) {
-      const std::size_t wanted = (round.tiles + warps - 1) / warps;
+      const std::size_t wanted = kernel.bulk ? round.tiles : (round.tiles + warps - 1) / warps;
       const dim3 grid(static_cast<unsigned>(std::min(parts, wanted)),
                       static_cast<unsigned>(query_blocks));
       launch(kernel.function, "launch of scan_kernel", grid, static_cast<unsigned>(32 * warps),
@@ -231,6 +274,8 @@ void Searcher::rounds(const SearchTask& task, const Batch& batch, bool safe, Str
     } else {
       // More results than rows were asked for: the slots that are left say so.
       select.k = static_cast<std::uint32_t>(task.k);
+      select.report = report_.as<SearchReport>();
+      select.number = ++number_;
       write_best(select, task.scores + batch.first * task.k, task.ids + batch.first * task.k,
                  cuda_stream);
     }

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int kBins = 2048;
 constexpr int kDigit = 11;
+constexpr int kGroups = 32;  // of a block's threads
 
 template <int kThreads>
 struct Shared {
@@ -16,6 +17,8 @@ struct Shared {
   std::uint64_t best[kMostNeighbours];
   std::uint32_t warp_sums[kThreads / 32];
   std::uint64_t lowest, highest;
+  std::uint64_t least[kGroups];
+  std::uint64_t bound;
   std::uint32_t valid, bin, below, of_bin, kept;
 };
 
@@ -127,30 +130,126 @@ __device__ void sort_best(Shared<kThreads>& s, std::uint32_t size) {
   }
 }
 
+// At most kGroups best, if there are so many: the keys up to the k-th least of the groups' least
+// ones are few, as a rule, and the k best are among them. They lie in s.best; returns how many, or
+// 0 where this is no way to find them. Begins with a barrier.
+template <int kThreads>
+__device__ __forceinline__ std::uint32_t few_of_best(Shared<kThreads>& s,
+                                                     const Candidates<kThreads>& candidates,
+                                                     std::uint32_t k) {
+  constexpr int kOfGroup = kThreads / kGroups;
+  std::uint64_t least = kNoKey;
+  candidates.each([&](std::uint64_t key) { least = min(least, key); });
+#pragma unroll
+  for (int half = kOfGroup / 2; half > 0; half /= 2) {
+    least = min(least, __shfl_xor_sync(0xffffffffu, least, half));
+  }
+  if (threadIdx.x % kOfGroup == 0) s.least[threadIdx.x / kOfGroup] = least;
+  __syncthreads();
+  if (threadIdx.x < kGroups) {
+    const std::uint64_t own = s.least[threadIdx.x];
+    std::uint32_t before = 0;
+#pragma unroll 8
+    for (unsigned i = 0; i < kGroups; ++i) {
+      const std::uint64_t other = s.least[i];
+      before += other < own || (other == own && i < threadIdx.x) ? 1 : 0;
+    }
+    if (before == k - 1) s.bound = own;
+  }
+  __syncthreads();
+  const std::uint64_t bound = s.bound;
+  if (bound == kNoKey) return 0;
+  candidates.each([&](std::uint64_t key) {
+    if (key > bound) return;
+    const std::uint32_t at = atomicAdd(&s.kept, 1u);
+    if (at < kMostNeighbours) s.best[at] = key;
+  });
+  __syncthreads();
+  const std::uint32_t kept = s.kept;
+  return kept <= kMostNeighbours ? kept : 0;
+}
+
+// f(key, how many keys are smaller) for the k best of few_of_best.
+template <int kThreads, class F>
+__device__ __forceinline__ void each_ranked(const Shared<kThreads>& s, std::uint32_t kept,
+                                            std::uint32_t k, const F& f) {
+  for (std::uint32_t i = threadIdx.x; i < kept; i += kThreads) {
+    const std::uint64_t key = s.best[i];
+    std::uint32_t before = 0;
+#pragma unroll 4
+    for (std::uint32_t j = 0; j < kept; ++j) before += s.best[j] < key ? 1 : 0;
+    if (before < k) f(key, before);
+  }
+}
+
+// The last block tells the host.
+__device__ __forceinline__ void report_done(const SelectArgs& a) {
+  __threadfence_system();
+  __syncthreads();
+  if (threadIdx.x != 0 || atomicAdd(&a.flags->done, 1u) + 1 != gridDim.x) return;
+  __threadfence();
+  volatile SearchFlags& flags = *a.flags;
+  volatile SearchReport& report = *a.report;
+  report.bad = flags.bad;
+  report.overflow = flags.overflow;
+  flags.bad = ~0ull;
+  flags.overflow = 0;
+  flags.done = 0;
+  __threadfence_system();
+  report.number = a.number;
+}
+
 template <int kThreads, bool kLast>
 __global__ void __launch_bounds__(kThreads)
-    select_kernel(SelectArgs a, float* scores, std::int64_t* rows) {
+    select_kernel(const __grid_constant__ SelectArgs a, float* scores, std::int64_t* rows) {
   __shared__ Shared<kThreads> s;
   let_next_start();
-  wait_for_preceding();
-  const std::uint32_t q = blockIdx.x;
-  std::uint64_t* keys = a.keys + static_cast<std::size_t>(q) * a.capacity;
-  std::uint32_t count = a.positional != 0 ? a.positional : a.counts[q];
-  if (count > a.capacity) {
-    if (threadIdx.x == 0) *a.overflow = 1;
-    count = a.capacity;
-  }
   if (threadIdx.x == 0) {
     s.lowest = kNoKey;
     s.highest = 0;
     s.valid = 0;
     s.kept = 0;
   }
+  wait_for_preceding();
+  const std::uint32_t q = blockIdx.x;
+  std::uint64_t* keys = a.keys + static_cast<std::size_t>(q) * a.capacity;
+  std::uint32_t count = a.positional != 0 ? a.positional : a.counts[q];
+  if (count > a.capacity) {
+    if (threadIdx.x == 0) a.flags->overflow = 1;
+    count = a.capacity;
+  }
+  const auto write = [&](std::uint32_t i, std::uint64_t key) {
+    const std::size_t at = static_cast<std::size_t>(q) * a.k + i;
+    const bool found = key != kNoKey;
+    scores[at] = found ? key_score(a.l2, key) : (a.l2 ? FLT_MAX : -FLT_MAX);
+    rows[at] = found ? static_cast<std::int64_t>(key & 0xffffffffu) : -1;
+  };
+  const Candidates<kThreads> candidates(keys, count);
   __syncthreads();
+  if (a.k <= kGroups) {
+    const std::uint32_t kept = few_of_best(s, candidates, a.k);
+    if (kept != 0) {
+      each_ranked(s, kept, a.k, [&](std::uint64_t key, std::uint32_t before) {
+        if constexpr (kLast) {
+          write(before, key);
+        } else {
+          keys[before] = key;
+          if (before + 1 == a.k) a.limits[q] = key + 1;
+        }
+      });
+      if constexpr (kLast) {
+        report_done(a);
+      } else if (threadIdx.x == 0) {
+        a.counts[q] = a.k;
+      }
+      return;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) s.kept = 0;
+  }
   std::uint64_t lowest = kNoKey;
   std::uint64_t highest = 0;
   std::uint32_t valid = 0;
-  const Candidates<kThreads> candidates(keys, count);
   candidates.each([&](std::uint64_t key) {
     lowest = min(lowest, key);
     highest = max(highest, key);
@@ -191,11 +290,9 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     sort_best(s, size);
     for (std::uint32_t i = threadIdx.x; i < a.k; i += kThreads) {
-      const std::size_t at = static_cast<std::size_t>(q) * a.k + i;
-      const bool found = i < k;
-      scores[at] = found ? key_score(a.l2, s.best[i]) : (a.l2 ? FLT_MAX : -FLT_MAX);
-      rows[at] = found ? static_cast<std::int64_t>(s.best[i] & 0xffffffffu) : -1;
+      write(i, i < k ? s.best[i] : kNoKey);
     }
+    report_done(a);
   }
 }
 

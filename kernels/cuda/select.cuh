@@ -11,6 +11,20 @@ namespace turboquant::cuda {
 inline constexpr std::uint64_t kNoKey = ~std::uint64_t{0};
 inline constexpr int kMostNeighbours = 2048;
 
+/// What kernels of a search tell; on the device. A search finds them so and leaves them so.
+struct SearchFlags {
+  unsigned long long bad = ~0ull;  // the first query with NaN or infinity
+  std::uint32_t overflow = 0;      // 1 when candidates are missing
+  std::uint32_t done = 0;          // queries whose results are written
+};
+
+/// The same for the host, in memory of the host.
+struct SearchReport {
+  unsigned long long bad = ~0ull;
+  std::uint32_t overflow = 0;
+  std::uint32_t number = 0;  // written last: which report it is
+};
+
 struct SelectArgs {
   std::uint64_t* keys;    // [n_queries][capacity]; kNoKey is none
   std::uint32_t* counts;  // [n_queries]
@@ -19,7 +33,9 @@ struct SelectArgs {
   std::uint32_t n_queries;
   std::uint32_t k;           // 1 to kMostNeighbours
   std::uint32_t positional;  // not 0: so many candidates, in place of counts
-  std::uint32_t* overflow;   // becomes 1 when a count is above the capacity
+  SearchFlags* flags;        // overflow becomes 1 when a count is above the capacity
+  SearchReport* report;      // of write_best: what it then reports of flags, which it resets,
+  std::uint32_t number;      // as this number
   bool l2;
   bool overlapping;  // as launch() of check.cuh takes it
 };

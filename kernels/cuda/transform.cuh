@@ -210,6 +210,48 @@ __device__ void rotate(float* y, const RotationView& r) {
   }
 }
 
+/// Asks for what rotate_between_lanes reads, long before: each time it would wait for memory.
+__device__ inline void prefetch_signs(const RotationView& r) {
+  const int words = r.window / 32 * r.rounds;
+  for (int i = threadIdx.x * 32; i < words; i += blockDim.x * 32) {
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(r.signs + i));
+  }
+}
+
+/// The same by all warps of a block, for few vectors: five stages at a time, between the lanes of a
+/// warp. r.window: at least 32.
+__device__ inline void rotate_between_lanes(float* y, const RotationView& r) {
+  const int lane = threadIdx.x % 32;
+  const int words = r.window / 32;
+  for (int round = 0; round < r.rounds; ++round) {
+    float* const window = y + pad(round % 2 == 0 ? 0 : r.shift);
+    const bool aligned = r.shift % 32 == 0 || round % 2 == 0;
+    const int offset = round % 2 == 0 ? 0 : r.shift;
+    const std::uint32_t* signs = r.signs + round * words;
+    for (int stage = 0; stage < r.log_window; stage += 5) {
+      // Lanes have five bits of an element's place, from `first` on.
+      const int first = min(stage, r.log_window - 5);
+      const int begin = 1 << (stage - first);
+      for (int set = threadIdx.x / 32; set < words; set += blockDim.x / 32) {
+        const int below = set & ((1 << first) - 1);
+        const int place = below | lane << first | (set - below) << 5;
+        float& at = aligned ? window[pad(place)] : y[pad(offset + place)];
+        float v = at;
+        if (stage == 0) {
+          const std::uint32_t minus = ~(signs[set] >> lane);
+          v = __int_as_float(__float_as_int(v * r.size) ^ (minus << 31));
+        }
+        for (int span = begin; span < 32; span *= 2) {
+          const float other = __shfl_xor_sync(0xffffffffu, v, span);
+          v = other + __int_as_float(__float_as_int(v) ^ ((lane & span) != 0 ? 0x80000000u : 0));
+        }
+        at = v;
+      }
+      __syncthreads();
+    }
+  }
+}
+
 /// Sum of squares in double of v[d], by eight threads that lie together in a warp: lane i % 8 adds,
 /// lanes are added pairwise. The first one's result counts. active: threads of the warp that call.
 __device__ inline double sum_of_squares(const float* v, int d, unsigned active = 0xffffffffu) {

@@ -13,7 +13,7 @@ from turboquant import cuda
 needs_device = pytest.mark.skipif(
     not cuda.is_available(), reason="no CUDA device on this machine, or no CUDA in this build"
 )
-KINDS = [("ip", "tq"), ("l2", "tq"), ("cosine", "tq"), ("ip", "qjl"), ("l2", "mse")]
+KINDS = [("ip", "tq"), ("l2", "tq"), ("cosine", "tq"), ("ip", "qjl"), ("l2", "mse"), ("ip", "t")]
 
 
 def rows(n, d, seed=0):

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/code_layout.h"
@@ -166,6 +167,26 @@ TEST(Quantizer, HugeAndTinyNormsKeepTheirScale) {
   for (float& v : huge) v = std::copysign(std::numeric_limits<float>::max(), v);
   EXPECT_FALSE(std::isnan(product(quantizer, huge, huge)));
   EXPECT_FALSE(std::isnan(product(quantizer, q, huge)));
+}
+
+// Parts of <c, x> overflow to both sides, so that their sum is no number.
+TEST(Quantizer, FactorsAreFiniteNumbersWithAnyCentre) {
+  constexpr std::size_t kD = 64;
+  for (const auto estimator : {Estimator::kTurboQuant, Estimator::kQjl, Estimator::kTrellis}) {
+    QuantizerOptions o = options(kD, 3);
+    o.estimator = estimator;
+    o.with_norm = true;
+    const std::size_t packed = Quantizer(o).code_size();
+    o.centre.resize(kD);
+    for (std::size_t i = 0; i < kD; ++i) o.centre[i] = i % 3 == 0 ? -3e38f : 3e38f;
+    const Quantizer quantizer(o);
+    const std::vector<float> x(kD, 100);
+    const std::vector<std::uint8_t> row = encode(quantizer, x);
+    ASSERT_EQ(row.size(), packed + 4);
+    float factors[3];  // the last two of them: <c, x> and the norm
+    std::memcpy(factors, row.data() + row.size() - 12, 12);
+    for (const float factor : factors) EXPECT_TRUE(std::isfinite(factor)) << factor;
+  }
 }
 
 TEST(Quantizer, NaNAndInfinityAreRefusedWithTheRow) {
