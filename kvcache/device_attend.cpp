@@ -11,7 +11,7 @@ namespace {
 using cuda::kKvBatch;
 using cuda::StreamPointer;
 
-constexpr std::size_t kChunkQueries = 256;  // of one launch, which bounds the workspace
+constexpr std::size_t kChunkQueries = 512;  // of one launch, which bounds the workspace
 
 void require(bool holds, const std::string& sentence) {
   if (!holds) throw std::invalid_argument(sentence);

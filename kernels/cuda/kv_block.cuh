@@ -6,53 +6,29 @@
 // Blocks leave partial sums, relative to their largest references, which kv_combine.cuh merges.
 #pragma once
 
-#include <cmath>
-
-#include "kernels/cuda/kv.h"
-#include "kernels/cuda/kv_element.cuh"
-#include "kernels/cuda/kv_mma.cuh"
+#include "kernels/cuda/kv_query.cuh"
 
 namespace turboquant::cuda {
 namespace {
 
-constexpr uint32_t kWarps = 4;
-constexpr uint32_t kThreads = 32 * kWarps;
-constexpr uint32_t kRawTokens = 64;  // of a block's raw part
-constexpr uint32_t kRawTiles = 8;    // tiles that take as long
-constexpr float kLog2E = 1.44269504f;
-constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: its bits plus an integer are it plus that
-constexpr int kMagicBits = 0x4b400000;
-
-// Sizes that both host and device compute.
-struct Shape {
-  uint32_t splits;
-  uint32_t raw_parts;
-  uint32_t raw_first;  // block of the first raw part; part r is of block (raw_first + r) % blocks
-  uint32_t blocks;
-  uint32_t rows;  // query rows of a block
-  uint32_t row_blocks;
-  uint32_t slot_bytes;
-  TQ_KV_BOTH uint32_t parts() const { return splits + raw_parts; }
-};
-
 // Blocks of a multiprocessor, and halves of tiles in a warp's ring: what registers and shared
 // memory have room for.
-constexpr int resident(int dim, int rows) {
+constexpr int resident(int dim, int rows, bool scores) {
   if (rows == 16) return 2;
   if (dim == 64) return 4;
-  if (dim == 128) return rows == 4 ? 4 : 3;
+  if (dim == 128) return rows == 4 && !scores ? 4 : 3;
   return rows == 4 ? 2 : 1;
 }
-template <int kDim, int kRows>
-constexpr int kResident = resident(kDim, kRows);
-template <int kDim, int kRows>
-constexpr int kSlots = kRows == 16 || kResident<kDim, kRows> == 1 ? 3 : 2;
+template <int kDim, int kRows, bool kScores>
+constexpr int kSlots = kRows == 16 || resident(kDim, kRows, kScores) == 1 ||
+                               (kDim == 128 && kScores)
+                           ? 3
+                           : 2;
 
-template <int kDim, int kRows>
+template <int kDim, int kRows, bool kScores>
 struct Shared {
-  static constexpr int kHalfRow = kDim + 32;  // halves; no bank conflicts between rows
   static constexpr int kSumRow = kDim + 4;
-  __half halves[2 * kRows][kHalfRow];  // of queries: row r is the sum of rows r and kRows + r
+  __half halves[2 * kRows][half_row(kDim)];  // of queries: row r is the sum of rows r and kRows + r
   signed char bytes[kRows][kDim + 16];
   float steps[kRows];
   int sums[kRows];
@@ -61,41 +37,20 @@ struct Shared {
   uint32_t raw_slots[kRawTokens];
   float references[kWarps][kRows];
   float totals[kWarps][kRows];
-  alignas(16) float weighted[kWarps][kRows][kSumRow];  // sums of values
+  alignas(16) float weighted[kScores ? 1 : kWarps][kRows][kSumRow];  // sums of values
   uint32_t spans[kWarps][4];
-  uint64_t barriers[kWarps][kSlots<kDim, kRows>];
+  uint64_t barriers[kWarps][kSlots<kDim, kRows, kScores>];
 };
-
-// Tokens [begin, end) that a query row sees.
-struct Range {
-  uint32_t begin;
-  uint32_t end;
-};
-
-__device__ __forceinline__ Range range_of(const KvAttend& a, uint32_t length, uint32_t query) {
-  Range range;
-  range.end = a.causal ? length - a.after - a.queries + query + 1 : length;
-  range.begin = a.window != 0 && range.end > a.window ? range.end - a.window : 0;
-  return range;
-}
-
-// Tiles of the splits before x. Those that have a raw part too get fewer.
-__device__ __forceinline__ uint32_t border(const Shape& shape, uint32_t tiles, uint32_t x) {
-  const bool shared = shape.raw_first == 0 && shape.raw_parts <= shape.splits &&
-                      tiles >= 2 * kRawTiles * shape.splits;
-  const uint64_t all = tiles + (shared ? shape.raw_parts * kRawTiles : 0);
-  const uint32_t before = static_cast<uint32_t>(all * x / shape.splits);
-  return before - (shared ? min(x, shape.raw_parts) * kRawTiles : 0);
-}
 
 // While the preceding kernel ends: the state, the table and the first tile of each warp come
 // nearer. That kernel may still change them, so this is only a guess at what will be read.
 __device__ __forceinline__ void bring_nearer(const KvLayer& layer, const KvAttend& a,
                                              const Shape& shape) {
-  if (threadIdx.x % 32 != 0 || blockIdx.x >= shape.splits || a.window != 0) return;
+  const uint32_t x = blockIdx.x + shape.skipped;
+  if (threadIdx.x % 32 != 0 || x >= shape.splits || a.window != 0) return;
   const uint32_t sequence = a.sequence[blockIdx.z];
   const uint32_t tiles = __ldcg(&layer.states[sequence].tiles);
-  const uint32_t first = border(shape, tiles, blockIdx.x) + threadIdx.x / 32;
+  const uint32_t first = border(shape, tiles, x) + threadIdx.x / 32;
   if (first >= tiles) return;
   const uint32_t* table = layer.table + static_cast<size_t>(sequence) * layer.table_stride;
   prefetch(layer.spans + (table + first - layer.table));
@@ -106,12 +61,6 @@ __device__ __forceinline__ void bring_nearer(const KvLayer& layer, const KvAtten
                 bytes);
 }
 
-// A query row: where its tokens are, and its number in the mask.
-struct View {
-  Range range;
-  uint32_t query;
-};
-
 template <int kDim, int kRows, bool kScores>
 class Block {
  public:
@@ -120,13 +69,14 @@ class Block {
       : layer_(layer),
         a_(a),
         shape_(shape),
-        shared_(*reinterpret_cast<Shared<kDim, kRows>*>(memory)),
-        stages_(memory + (sizeof(Shared<kDim, kRows>) + 127) / 128 * 128),
+        shared_(*reinterpret_cast<Shared<kDim, kRows, kScores>*>(memory)),
+        stages_(memory + (sizeof(Shared<kDim, kRows, kScores>) + 127) / 128 * 128),
         warp_(threadIdx.x / 32),
         lane_(threadIdx.x % 32),
         copies_(shared_.barriers[warp_], lane_),
         g_(lane_ / 4),
         t_(lane_ % 4),
+        x_(blockIdx.x + shape.skipped),
         head_(blockIdx.y / shape.row_blocks),
         row0_(blockIdx.y % shape.row_blocks * kRows),
         rows_(min(kRows, a.queries * layer.group - row0_)),
@@ -143,18 +93,22 @@ class Block {
     const bool sound = state_.length >= a_.queries + a_.after;
     uint32_t begin = 0;
     uint32_t end = 0;
-    if (sound && blockIdx.x < shape_.splits) tiles_of_split(begin, end);
+    if (sound && x_ < shape_.splits) {
+      tiles_of_split(shape_, state_.tiles,
+                     layer_.spans + static_cast<size_t>(sequence_) * layer_.table_stride,
+                     any_.begin, x_, begin, end);
+    }
     first_ = begin + warp_;
     count_ = first_ < end ? (end - first_ + kWarps - 1) / kWarps : 0;
-    for (int h = 0; h < kSlots<kDim, kRows>; ++h) issue(h);
-    for (uint32_t r = (blockIdx.x + shape_.blocks - shape_.raw_first) % shape_.blocks;
-         r < shape_.raw_parts; r += shape_.blocks) {
+    for (int h = 0; h < kSlots<kDim, kRows, kScores>; ++h) issue(h);
+    for (uint32_t r = (x_ + shape_.blocks - shape_.raw_first) % shape_.blocks; r < shape_.raw_parts;
+         r += shape_.blocks) {
       store_queries(false);
       __syncthreads();
       raw_part(r, sound);
       __syncthreads();
     }
-    if (blockIdx.x >= shape_.splits) return;
+    if (x_ >= shape_.splits) return;
     store_queries(true);
     if constexpr (!kScores) {
       for (uint32_t i = lane_; i < kRows * shared_.kSumRow; i += 32) {
@@ -167,27 +121,9 @@ class Block {
   }
 
  private:
-  __device__ void tiles_of_split(uint32_t& begin, uint32_t& end) const {
-    uint32_t from = 0;
-    if (any_.begin > 0) {  // a window: the first tile that ends behind its start
-      const uint32_t* spans = layer_.spans + static_cast<size_t>(sequence_) * layer_.table_stride;
-      uint32_t to = state_.tiles;
-      while (from < to) {
-        const uint32_t middle = (from + to) / 2;
-        const uint32_t span = spans[middle];
-        if (span / 128 + span % 128 <= any_.begin) {
-          from = middle + 1;
-        } else {
-          to = middle;
-        }
-      }
-    }
-    begin = from + border(shape_, state_.tiles - from, blockIdx.x);
-    end = from + border(shape_, state_.tiles - from, blockIdx.x + 1);
-  }
-
   __device__ unsigned char* slot(uint32_t h) const {
-    return stages_ + (warp_ * kSlots<kDim, kRows> + h % kSlots<kDim, kRows>)*shape_.slot_bytes;
+    return stages_ + (warp_ * kSlots<kDim, kRows, kScores> +
+                      h % kSlots<kDim, kRows, kScores>)*shape_.slot_bytes;
   }
 
   // Starts the copy of half h of this warp's tiles: keys, values, keys, ...
@@ -221,22 +157,11 @@ class Block {
   static constexpr int kEach = kDim / 32;  // values of a row in a lane
   static constexpr int kRowsOfWarp = kRows / kWarps;
 
-  __device__ size_t row_of(uint32_t r) const {
-    const uint32_t row = row0_ + r;
-    return (static_cast<size_t>(blockIdx.z) * a_.queries + row / layer_.group) *
-               (layer_.kv_heads * layer_.group) +
-           head_ * layer_.group + row % layer_.group;
-  }
+  __device__ size_t row_of(uint32_t r) const { return row_number(layer_, a_, head_, row0_ + r); }
 
   // Loads that depend on nothing come first, so that their latencies overlap.
   __device__ __forceinline__ void prepare_queries() {
-#pragma unroll
-    for (int round = 0; round < 2; ++round) {
-#pragma unroll
-      for (int e = 0; e < kEach; ++e) {
-        factors_[round][e] = layer_.factors[round * kDim + lane_ * kEach + e];
-      }
-    }
+    load_factors<kDim>(layer_, lane_, factors_);
 #pragma unroll
     for (int i = 0; i < kRowsOfWarp; ++i) {
       const uint32_t r = warp_ * kRowsOfWarp + i;
@@ -246,12 +171,6 @@ class Block {
         load_elements<kEach>(a_.q, row_of(r) * kDim + lane_ * kEach, a_.element, plain_[i]);
       }
     }
-  }
-
-  // Halves of rows lie so that those of two products of half_dots are pairs of registers.
-  __device__ static constexpr uint32_t spread(uint32_t channel) {
-    const uint32_t pair = channel / 2 % 4;
-    return channel / 8 * 8 + (pair % 2 * 2 + pair / 2) * 2 + channel % 2;
   }
 
   // The queries as sums of two halves, rotated or not; rotated ones as int8 too.
@@ -264,84 +183,13 @@ class Block {
       for (int e = 0; e < kEach; ++e) x[e] = plain_[i][e] * a_.scale;
       if (rotated) {
         rotate_warp<kEach>(x, factors_, lane_);
-        store_bytes(r, x);
+        to_bytes<kEach>(x, lane_, shared_.bytes[r], shared_.steps[r], shared_.sums[r]);
       }
-#pragma unroll
-      for (int e = 0; e < kEach; ++e) {
-        const __half high = __float2half_rn(x[e]);
-        const uint32_t at = spread(lane_ * kEach + e);
-        shared_.halves[r][at] = high;
-        shared_.halves[kRows + r][at] = __float2half_rn(x[e] - __half2float(high));
-      }
+      to_halves<kEach>(x, lane_, shared_.halves[r], shared_.halves[kRows + r]);
     }
   }
 
-  __device__ void store_bytes(uint32_t r, const float (&x)[kEach]) {
-    float largest = 0;
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) largest = fmaxf(largest, fabsf(x[e]));
-#pragma unroll
-    for (int span = 1; span < 32; span *= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, span));
-    }
-    float factor = largest > 0 ? 127 / largest : 0;
-    if (!isfinite(factor)) factor = 0;
-    int sum = 0;
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int value = __float2int_rn(x[e] * factor);
-      shared_.bytes[r][lane_ * kEach + e] = static_cast<signed char>(value);
-      sum += value;
-    }
-#pragma unroll
-    for (int span = 1; span < 32; span *= 2) sum += __shfl_xor_sync(~0u, sum, span);
-    if (lane_ == 0) {
-      shared_.steps[r] = largest / 127;
-      shared_.sums[r] = sum;
-    }
-  }
-
-  // Products of queries with vectors of halves, 8 rows from `row` on and 8 vectors at a time: lane
-  // (g, t) gives the 16-byte chunks t, t + 4, ... of vector g. Results: row g, vectors 2t and
-  // 2t + 1.
-  template <typename Chunk>
-  __device__ __forceinline__ void half_dots(uint32_t row, const Chunk& chunk, float& first,
-                                            float& second) const {
-    float sums[4] = {};
-#pragma unroll
-    for (int c = 0; c < kDim / 32; ++c) {
-      const uint4 b = chunk(4 * c + t_);
-      const uint4 high = query_chunk(row, c);
-      const uint4 low = query_chunk(kRows + row, c);
-      mma_half(sums, high.x, low.x, high.z, low.z, b.x, b.y);
-      mma_half(sums, high.y, low.y, high.w, low.w, b.z, b.w);
-    }
-    first = sums[0] + sums[2];
-    second = sums[1] + sums[3];
-  }
-  __device__ __forceinline__ uint4 query_chunk(uint32_t row, int c) const {
-    return *reinterpret_cast<const uint4*>(&shared_.halves[row][(4 * c + t_) * 8]);
-  }
-
-  __device__ View view_of(uint32_t r) const {
-    const uint32_t query = min(row0_ + r, a_.queries * layer_.group - 1) / layer_.group;
-    return {range_of(a_, state_.length, query), query};
-  }
-
-  // What softcap, mask, causality and window make of a score in units of log 2.
-  __device__ float limited(const View& view, float score, uint32_t position) const {
-    if (a_.softcap != 0) {
-      score = a_.softcap * kLog2E * tanhf(score / (kLog2E * a_.softcap));
-    }
-    if (position < view.range.begin || position >= view.range.end) return -INFINITY;
-    if (a_.mask != nullptr) {
-      score +=
-          kLog2E *
-          a_.mask[(static_cast<size_t>(blockIdx.z) * a_.queries + view.query) * a_.mask_stride +
-                  position];
-    }
-    return score;
-  }
+  __device__ View view_of(uint32_t r) const { return view_of_row(layer_, a_, state_, row0_ + r); }
 
   // ---- tokens in halves: kv_raw.cuh ----
 
@@ -351,18 +199,13 @@ class Block {
   __device__ void raw_softmax(uint32_t r, uint32_t part, uint32_t n);
   __device__ void raw_values(uint32_t part, uint32_t n);
 
-  // ---- partial results: [batch][heads x row blocks][parts], rows of sums, then of pairs ----
+  // ---- this block's rows of partial results ----
 
-  __device__ size_t part_number(uint32_t part) const {
-    return (static_cast<size_t>(blockIdx.z) * gridDim.y + blockIdx.y) * shape_.parts() + part;
-  }
   __device__ float* partial(uint32_t part) const {
-    return a_.workspace + part_number(part) * kRows * kDim;
+    return a_.workspace + (partial_row(layer_, shape_, head_, part) + row0_) * kDim;
   }
   __device__ float2* largest_and_total(uint32_t part) const {
-    float* behind =
-        a_.workspace + static_cast<size_t>(gridDim.z) * gridDim.y * shape_.parts() * kRows * kDim;
-    return reinterpret_cast<float2*>(behind) + part_number(part) * kRows;
+    return partial_pairs(layer_, a_, shape_) + partial_row(layer_, shape_, head_, part) + row0_;
   }
 
   __device__ void store_score(uint32_t r, uint32_t position, float score) const {
@@ -396,7 +239,8 @@ class Block {
   __device__ void store_scores(uint32_t span, const Scores& scores) const;
   __device__ __forceinline__ void weigh(const unsigned char* tile, uint32_t number,
                                         const Scores& scores, Digits& digits);
-  __device__ __forceinline__ void raise(const Scores& scores, const float (&scales)[kTokens]);
+  __device__ __forceinline__ void raise(const Scores& scores, const float (&scales)[kTokens],
+                                        bool sums);
   __device__ __forceinline__ void flush(const float (&shrink)[2 * kColumns]);
   template <int kBits>
   __device__ __forceinline__ void value_products(const unsigned char* tile, const Digits& digits);
@@ -405,11 +249,12 @@ class Block {
   const KvLayer& layer_;
   const KvAttend& a_;
   const Shape& shape_;
-  Shared<kDim, kRows>& shared_;
+  Shared<kDim, kRows, kScores>& shared_;
   unsigned char* const stages_;
   const uint32_t warp_, lane_;
-  CopyRing<kSlots<kDim, kRows>> copies_;
+  CopyRing<kSlots<kDim, kRows, kScores>> copies_;
   const uint32_t g_, t_;
+  const uint32_t x_;  // number of this block
   const uint32_t head_, row0_, rows_, sequence_;
   const KvState state_;
   Range all_{}, any_{};             // what all rows see, any row sees
@@ -419,9 +264,9 @@ class Block {
   float plain_[kRowsOfWarp][kEach];
   // Weights count 2 ^ -reference; accumulators are what shared_.weighted lacks.
   float references_[2 * kColumns];
-  float totals_[2 * kColumns];
-  Quad sums_[kColumns][kPlanes][kDim / 16];
-  Quad counts_[kColumns][kPlanes];  // sums of digits
+  float totals_[2 * kColumns] = {};
+  Quad sums_[kColumns][kPlanes][kDim / 16] = {};
+  Quad counts_[kColumns][kPlanes] = {};  // sums of digits
 };
 
 }  // namespace

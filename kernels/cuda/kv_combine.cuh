@@ -2,45 +2,32 @@
 #pragma once
 
 #include "kernels/cuda/check.cuh"
-#include "kernels/cuda/kv_block.cuh"
+#include "kernels/cuda/kv_query.cuh"
 
 namespace turboquant::cuda {
 namespace {
 
 // One block a query row: partial results to the answer. kShares threads a channel share the parts.
-constexpr uint32_t kShares = 4;
-
-template <int kDim>
+template <int kDim, uint32_t kShares>
 __global__ void __launch_bounds__(kDim* kShares)
     combine_kernel(const __grid_constant__ KvLayer layer, const __grid_constant__ KvAttend a,
                    const __grid_constant__ Shape shape) {
   extern __shared__ float weights[];  // [parts]
   __shared__ float sums[2][kShares][kDim];
   __shared__ float reduced[2][32];
-  const uint32_t row = blockIdx.x;
-  const uint32_t y = blockIdx.y;
+  const uint32_t row = blockIdx.x;  // of the kv head
   const uint32_t z = blockIdx.z;
-  const uint32_t in_head = y % shape.row_blocks * shape.rows + row;
-  if (in_head >= a.queries * layer.group) return;
-  const uint32_t head = y / shape.row_blocks * layer.group + in_head % layer.group;
   const uint32_t parts = shape.parts();
-  const size_t part0 = (static_cast<size_t>(z) * gridDim.y + y) * parts;
-  const float2* pairs =
-      reinterpret_cast<const float2*>(a.workspace + static_cast<size_t>(gridDim.z) * gridDim.y *
-                                                        parts * shape.rows * kDim) +
-      part0 * shape.rows + row;
+  const size_t first = partial_row(layer, shape, blockIdx.y, 0) + row;
+  const uint32_t head = blockIdx.y * layer.group + row % layer.group;
+  const float2* pairs = partial_pairs(layer, a, shape) + first;
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t lane = threadIdx.x % 32;
   constexpr uint32_t kWarpsHere = kDim * kShares / 32;
   const float sink = a.sinks != nullptr ? a.sinks[head] * kLog2E : -INFINITY;
   constexpr int kEach = kDim / 32;
   float factors[2][kEach];
-#pragma unroll
-  for (int round = 0; round < 2; ++round) {
-#pragma unroll
-    for (int e = 0; e < kEach; ++e)
-      factors[round][e] = layer.factors[round * kDim + lane * kEach + e];
-  }
+  load_factors<kDim>(layer, lane, factors);
   let_next_start();
   wait_for_preceding();
 
@@ -49,8 +36,10 @@ __global__ void __launch_bounds__(kDim* kShares)
   constexpr uint32_t kAhead = 8;
   const uint32_t d = threadIdx.x % kDim;
   const uint32_t share = threadIdx.x / kDim;
-  const float* from = a.workspace + (part0 * shape.rows + row) * kDim + d;
-  const auto part = [&](uint32_t p) { return from[static_cast<size_t>(p) * shape.rows * kDim]; };
+  const float* from = a.workspace + first * kDim + d;
+  const auto part = [&](uint32_t p) {
+    return from[static_cast<size_t>(p) * shape.head_rows * kDim];
+  };
   float ahead[kAhead];
 #pragma unroll
   for (uint32_t i = 0; i < kAhead; ++i) {
@@ -60,7 +49,7 @@ __global__ void __launch_bounds__(kDim* kShares)
 
   float largest = sink;
   for (uint32_t p = threadIdx.x; p < parts; p += blockDim.x) {
-    const float2 pair = pairs[p * shape.rows];
+    const float2 pair = pairs[static_cast<size_t>(p) * shape.head_rows];
     if (pair.y > 0) largest = fmaxf(largest, pair.x);
   }
   for (int span = 1; span < 32; span *= 2) {
@@ -71,7 +60,7 @@ __global__ void __launch_bounds__(kDim* kShares)
   for (uint32_t w = 0; w < kWarpsHere; ++w) largest = fmaxf(largest, reduced[0][w]);
   float total = 0;
   for (uint32_t p = threadIdx.x; p < parts; p += blockDim.x) {
-    const float2 pair = pairs[p * shape.rows];
+    const float2 pair = pairs[static_cast<size_t>(p) * shape.head_rows];
     const float weight = pair.y > 0 ? exp2_fast(pair.x - largest) : 0;
     weights[p] = weight;
     total += weight * pair.y;
@@ -117,9 +106,9 @@ __global__ void __launch_bounds__(kDim* kShares)
     for (int e = 0; e < kEach; ++e) rotated[e] *= factors[round][e];
   }
   const float inverse = total > 0 ? 1 / total : 0;
-  const size_t at = (static_cast<size_t>(z) * a.queries + in_head / layer.group) *
-                        (layer.kv_heads * layer.group) +
-                    head;
+  const size_t at =
+      (static_cast<size_t>(z) * a.queries + row / layer.group) * (layer.kv_heads * layer.group) +
+      head;
 #pragma unroll
   for (int e = 0; e < kEach; ++e) {
     float sum = rotated[e];

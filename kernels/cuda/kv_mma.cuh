@@ -165,6 +165,17 @@ __device__ __forceinline__ void load_scales(const unsigned char* from, float (&s
   }
 }
 
+// 8 or 16 bytes that nobody reads soon.
+template <typename T>
+__device__ __forceinline__ void store_streaming(void* to, const T& value) {
+  if constexpr (sizeof(T) == 16) {
+    __stcs(static_cast<uint4*>(to), *reinterpret_cast<const uint4*>(&value));
+  } else {
+    static_assert(sizeof(T) == 8);
+    __stcs(static_cast<uint2*>(to), *reinterpret_cast<const uint2*>(&value));
+  }
+}
+
 // To the L2 cache: a line, or from compute capability 9.0 on `bytes`, a multiple of 16.
 __device__ __forceinline__ void prefetch(const void* from) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(from));

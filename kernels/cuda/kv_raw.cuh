@@ -50,8 +50,9 @@ __device__ void Block<kDim, kRows, kScores>::raw_keys(uint32_t begin, uint32_t n
     for (uint32_t n_rows = 0; n_rows < kRows; n_rows += 8) {
       const uint32_t row = n_rows + g_ % kRows;
       float scores[2];
-      half_dots(
-          row, [&](uint32_t chunk) { return keys[chunk]; }, scores[0], scores[1]);
+      half_dots<kDim>(
+          shared_.halves[row], shared_.halves[kRows + row], t_,
+          [&](uint32_t chunk) { return keys[chunk]; }, scores[0], scores[1]);
       if (g_ >= kRows) continue;
       const View view = view_of(row);
 #pragma unroll
@@ -60,7 +61,7 @@ __device__ void Block<kDim, kRows, kScores>::raw_keys(uint32_t begin, uint32_t n
         const uint32_t token = begin + i;
         const uint32_t position =
             token < state_.sinks ? token : state_.length - state_.tail + token - state_.sinks;
-        const float score = i < n ? limited(view, scores[e] * kLog2E, position) : -INFINITY;
+        const float score = i < n ? limited(a_, view, scores[e] * kLog2E, position) : -INFINITY;
         shared_.raw_scores[row][i] = score;
         if constexpr (kScores) {
           if (i < n && row < rows_) store_score(row, position, score);

@@ -11,9 +11,6 @@ namespace {
 // that are less than 1 are right on average.
 constexpr int kWeightBits = 0x47000000;         // the bits of 2^15; a unit is bit 8
 constexpr int kWeightEnd = 0x47800000;          // of 2^16
-constexpr float kLargestWeight = 13;            // log2 of the largest one where references are set
-constexpr float kNoReference = -1e30f;          // finite: differences to it never are no numbers
-constexpr float kSmallestScale = 5.96e-8f;      // of a half; for logarithms
 constexpr uint32_t kTilesBetweenFlushes = 512;  // 64 x 255 x 122 each, below 2^31
 
 template <int kDim, int kRows, bool kScores>
@@ -31,10 +28,7 @@ __device__ void Block<kDim, kRows, kScores>::loop() {
     }
   }
 #pragma unroll
-  for (int r = 0; r < 2 * kColumns; ++r) {
-    references_[r] = kNoReference;
-    totals_[r] = 0;
-  }
+  for (int r = 0; r < 2 * kColumns; ++r) references_[r] = kNoReference;
   uint32_t h = 0;
 #pragma unroll 1
   for (uint32_t tile = 0; tile < count_; ++tile) {
@@ -53,7 +47,7 @@ __device__ void Block<kDim, kRows, kScores>::loop() {
     }
     limit_tile(span, scores);
     __syncwarp();
-    issue(h + kSlots<kDim, kRows>);
+    issue(h + kSlots<kDim, kRows, kScores>);
     ++h;
     if constexpr (kScores) {
       store_scores(span, scores);
@@ -73,7 +67,7 @@ __device__ void Block<kDim, kRows, kScores>::loop() {
         value_products<2>(slot(h), digits);
     }
     __syncwarp();
-    issue(h + kSlots<kDim, kRows>);
+    issue(h + kSlots<kDim, kRows, kScores>);
     ++h;
   }
 }
@@ -93,7 +87,7 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::mean_dots(
     for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
       for (int low = 0; low < (kRows < 8 ? 1 : 2); ++low) {
-        const uint4 b = query_chunk(low * kRows + 8 * n + g_, c);
+        const uint4 b = query_chunk(shared_.halves[low * kRows + 8 * n + g_], c, t_);
         mma_half(even[n], a.x, a.y, a.z, a.w, b.x, b.y);
         mma_half(odd[n], a.x, a.y, a.z, a.w, b.z, b.w);
       }
@@ -193,7 +187,7 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::limit_tile(uint32_t
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
       const uint32_t t = token() + i;
-      scores[r][i] = t < tokens ? limited(view, scores[r][i], first + t) : -INFINITY;
+      scores[r][i] = t < tokens ? limited(a_, view, scores[r][i], first + t) : -INFINITY;
     }
   }
 }
@@ -216,7 +210,7 @@ __device__ void Block<kDim, kRows, kScores>::store_scores(uint32_t span,
           __floats2half2_rn(scores[r][2 * i] * (1 / kLog2E), scores[r][2 * i + 1] * (1 / kLog2E));
     }
     if (span % 128 == kTileTokens && reinterpret_cast<size_t>(to) % sizeof halves == 0) {
-      *reinterpret_cast<Halves*>(to) = halves;
+      store_streaming(to, halves);
       continue;
     }
 #pragma unroll
@@ -254,8 +248,9 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::weigh(const unsigne
         bits |= __float_as_uint(weights[r][i]);
       }
     }
-    if (again || !__any_sync(~0u, bits >= kWeightEnd)) break;
-    raise(scores, scales);
+    const bool full = number % kTilesBetweenFlushes == kTilesBetweenFlushes - 1;
+    if (again || !__any_sync(~0u, bits >= kWeightEnd || full)) break;
+    raise(scores, scales, number > 0);
   }
 #pragma unroll
   for (int r = 0; r < 2 * kColumns; ++r) totals_[r] += added[r];
@@ -279,17 +274,18 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::weigh(const unsigne
   }
 }
 
-// A weight of this tile is too large: larger references.
+// A weight of this tile is too large: larger references. sums: there are some of earlier tiles.
 template <int kDim, int kRows, bool kScores>
 __device__ __forceinline__ void Block<kDim, kRows, kScores>::raise(const Scores& scores,
-                                                                   const float (&scales)[kTokens]) {
+                                                                   const float (&scales)[kTokens],
+                                                                   bool sums) {
   float shrink[2 * kColumns];
 #pragma unroll
   for (int r = 0; r < 2 * kColumns; ++r) {
     float largest = kNoReference;
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
-      largest = fmaxf(largest, scores[r][i] + log2f(fmaxf(scales[i], kSmallestScale)));
+      largest = fmaxf(largest, scores[r][i] + __log2f(fmaxf(scales[i], kSmallestScale)));
     }
 #pragma unroll
     for (int span = kRows < 8 ? 2 : 4; span < 32; span *= 2) {
@@ -300,7 +296,7 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::raise(const Scores&
     references_[r] = reference;
     totals_[r] *= shrink[r];
   }
-  flush(shrink);
+  if (sums) flush(shrink);
 }
 
 // What the accumulators hold goes to shared memory.
@@ -420,9 +416,9 @@ __device__ void Block<kDim, kRows, kScores>::finish() {
     for (uint32_t w = 0; w < kWarps; ++w) {
       total += shared_.totals[w][row] * exp2_fast(shared_.references[w][row] - most);
     }
-    largest_and_total(blockIdx.x)[row] = {most, total};
+    largest_and_total(x_)[row] = {most, total};
   }
-  float4* out = reinterpret_cast<float4*>(partial(blockIdx.x));
+  float4* out = reinterpret_cast<float4*>(partial(x_));
   for (uint32_t i = threadIdx.x; i < rows_ * kDim / 4; i += kThreads) {
     const uint32_t row = i / (kDim / 4);
     const float most = largest(row);

@@ -93,7 +93,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{1, 16, 128, 4, 4, 4, 64, 900}, Shape{1, 7, 128, 3, 4, 1, 3, 400},
                       Shape{2, 2, 256, 4, 4, 4, 64, 700}, Shape{1, 5, 256, 2, 2, 0, 0, 256},
                       Shape{1, 12, 64, 3, 2, 4, 100, 800}, Shape{1, 4, 128, 4, 2, 4, 64, 3},
-                      Shape{3, 3, 256, 3, 3, 4, 64, 333}, Shape{1, 4, 128, 4, 4, 0, 0, 9000}));
+                      Shape{3, 3, 256, 3, 3, 4, 64, 333}, Shape{1, 4, 128, 4, 4, 0, 0, 9000},
+                      Shape{1, 8, 256, 3, 4, 4, 64, 500}, Shape{2, 8, 128, 4, 3, 4, 64, 600}));
 
 class DeviceOptionsTest : public ::testing::Test {
  protected:
@@ -234,6 +235,36 @@ TEST_F(DeviceOptionsTest, SmallWeightsAreNotLost) {
   options.scale = 0.06f;
   expect_near(attend_on_device(*device_, {1}, {1}, q, options), attend(*host_, 1, 1, q, options),
               reference(*host_, 1, 1, q, options), shape_.dim);
+}
+
+// Each tile has a larger score than all before it, by more than the digits of weights span in the
+// end, and values are of very different lengths.
+TEST_F(DeviceOptionsTest, ScoresThatGrow) {
+  const std::size_t n = 2000, width = shape_.kv_heads * shape_.dim;
+  std::vector<float> keys = normals(n * width, 7), values = normals(n * width, 8);
+  const auto direction = normals(shape_.dim, 4);
+  for (std::size_t t = 0; t < n; ++t) {
+    for (std::size_t i = 0; i < width; ++i) {
+      keys[t * width + i] =
+          0.1f * keys[t * width + i] + direction[i % shape_.dim] * static_cast<float>(t) / 2000.0f;
+      values[t * width + i] *= std::pow(10.0f, -static_cast<float>(t % 3));
+    }
+  }
+  ASSERT_EQ(host_->create_sequence(), device_->create_sequence());
+  host_->append(0, 1, 0, n, keys.data(), values.data());
+  const DeviceArray<float> on_keys(keys), on_values(values);
+  device_->append(0, {1}, n, cuda::KvElement::kFloat, on_keys.get(), on_values.get(), nullptr);
+  for (const std::size_t queries : {1, 3, 12}) {
+    std::vector<float> q;
+    for (std::size_t r = 0; r < 8 * queries; ++r) {
+      for (const float x : direction) q.push_back(x * static_cast<float>(r + 1) / 8.0f);
+    }
+    AttentionOptions options;
+    options.scale = 0.3f;
+    expect_near(attend_on_device(*device_, {1}, {queries}, q, options),
+                attend(*host_, 1, queries, q, options), reference(*host_, 1, queries, q, options),
+                shape_.dim);
+  }
 }
 
 TEST_F(DeviceOptionsTest, ScoresAreThoseOfTheAttention) {
