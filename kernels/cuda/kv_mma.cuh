@@ -13,6 +13,9 @@ inline constexpr int kLevelOffset = 61;
 struct Quad {
   int x, y, z, w;
 };
+__device__ __forceinline__ int part(const Quad& quad, int i) {
+  return i == 0 ? quad.x : i == 1 ? quad.y : i == 2 ? quad.z : quad.w;
+}
 
 // a: 16 rows x 32 of level bytes; b: 32 x 8, int8 queries or unsigned digits of weights.
 template <bool kSignedA, bool kSignedB>
