@@ -74,13 +74,10 @@ class Prompt {
       const uint32_t i = tile - begin;
       if (i % kPromptGroup == 0) multiply_means(tile, end);
       // The next tile is decoded while others still multiply.
-      if (tile + 1 < end) {
-        load(tile + 1);
-        if (16 * warp_ < rows_) multiply(tile, i);
-        decode((i + 1) % 2);
-      } else if (16 * warp_ < rows_) {
-        multiply(tile, i);
-      }
+      const bool more = tile + 1 < end;
+      if (more) load(tile + 1);
+      if (16 * warp_ < rows_) multiply(tile, i);
+      if (more) decode((i + 1) % 2);
       __syncthreads();
     }
     store();
