@@ -86,25 +86,37 @@ struct Indices {
   Quads even, odd, even_upper, odd_upper;
 };
 
+/// Constants of indices(). From memory, where the compiler cannot see what they are: it would make
+/// them anew for every row otherwise.
+struct Masks {
+  Masks()
+      : m33(Quads{} + in_each_byte(0x33)),
+        m44(Quads{} + in_each_byte(0x44)),
+        m55(Quads{} + in_each_byte(0x55)),
+        m88(Quads{} + in_each_byte(0x88)),
+        maa(Quads{} + in_each_byte(0xaa)),
+        mcc(Quads{} + in_each_byte(0xcc)) {
+    __asm__("" : "+m"(*this));
+  }
+  Quads m33, m44, m55, m88, maa, mcc;
+};
+
 // rest_even, rest_odd: the second plane, for 3 bits.
 template <int Bits>
-inline Indices indices(const Parities& p, Quads rest_even, Quads rest_odd) {
-  constexpr std::uint64_t k33 = in_each_byte(0x33), k44 = in_each_byte(0x44);
+inline Indices indices(const Masks& m, const Parities& p, Quads rest_even, Quads rest_odd) {
   if constexpr (Bits == 1 || Bits == 3) {
-    constexpr std::uint64_t k55 = in_each_byte(0x55), kAa = in_each_byte(0xaa);
     const Quads high = p.now ^ p.flips;
-    const Quads even = (p.low & k55) | ((high << 1) & kAa);
-    const Quads odd = ((p.low >> 1) & k55) | (high & kAa);
+    const Quads even = (p.low & m.m55) | ((high << 1) & m.maa);
+    const Quads odd = ((p.low >> 1) & m.m55) | (high & m.maa);
     if constexpr (Bits == 1) return {even, odd, Quads{}, Quads{}};
-    constexpr std::uint64_t kCc = in_each_byte(0xcc);
-    return {(even & k33) | ((rest_even << 2) & kCc), (odd & k33) | ((rest_odd << 2) & kCc),
-            ((even >> 2) & k33) | (rest_even & kCc), ((odd >> 2) & k33) | (rest_odd & kCc)};
+    return {(even & m.m33) | ((rest_even << 2) & m.mcc), (odd & m.m33) | ((rest_odd << 2) & m.mcc),
+            ((even >> 2) & m.m33) | (rest_even & m.mcc), ((odd >> 2) & m.m33) | (rest_odd & m.mcc)};
   } else if constexpr (Bits == 2) {
-    const Quads fields = p.now ^ (p.flips & in_each_byte(0xaa));
-    return {(fields & k33) | ((p.low << 1) & k44), ((fields >> 2) & k33) | ((p.low >> 1) & k44),
+    const Quads fields = p.now ^ (p.flips & m.maa);
+    return {(fields & m.m33) | ((p.low << 1) & m.m44), ((fields >> 2) & m.m33) | ((p.low >> 1) & m.m44),
             Quads{}, Quads{}};
   } else {
-    return {p.now ^ (p.flips & in_each_byte(0x88)), p.low, Quads{}, Quads{}};
+    return {p.now ^ (p.flips & m.m88), p.low, Quads{}, Quads{}};
   }
 }
 
@@ -215,9 +227,9 @@ class Registers {
             : Lanes::back_of_halves(now, bytes_before<Bits>(a, d_), bytes_before<Bits>(b, d_));
     const Parities p = parities<Lanes, Bits>(now, back);
     if constexpr (Bits == 3) {
-      f(indices<3>(p, read(bytes_ + whole_, rest_), read(2 * bytes_ + whole_, rest_)), whole_);
+      f(indices<3>(masks_, p, read(bytes_ + whole_, rest_), read(2 * bytes_ + whole_, rest_)), whole_);
     } else {
-      f(indices<Bits>(p, Quads{}, Quads{}), whole_);
+      f(indices<Bits>(masks_, p, Quads{}, Quads{}), whole_);
     }
   }
 
@@ -228,12 +240,13 @@ class Registers {
   [[gnu::always_inline]] Indices of(const std::uint8_t* plane, const Parities& p, std::size_t at,
                                     const Read& read) const {
     if constexpr (Bits == 3) {
-      return indices<3>(p, read(plane + bytes_ + at), read(plane + 2 * bytes_ + at));
+      return indices<3>(masks_, p, read(plane + bytes_ + at), read(plane + 2 * bytes_ + at));
     } else {
-      return indices<Bits>(p, Quads{}, Quads{});
+      return indices<Bits>(masks_, p, Quads{}, Quads{});
     }
   }
 
+  Masks masks_;
   std::size_t d_, bytes_, whole_;
   typename Lanes::Part rest_, rest_back_;
 };
