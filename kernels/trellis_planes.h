@@ -27,17 +27,21 @@ struct Parities {
   Quads now, flips, low;
 };
 
-// back: for each Lanes::kBack bytes of `now` as many bytes before them. Lanes brings what the vector
-// extensions cannot say.
+// back: for each 16 bytes of `now` the 16 bytes before them; back8: the same of 8. Lanes brings what
+// the vector extensions cannot say.
 template <typename Lanes, int Bits>
-inline Parities parities(Quads now, Quads back) {
+inline Parities parities(Quads now, Quads back, Quads back8) {
   static_assert(low_taps(1) == 0x0a4 && low_taps(4) == 0x020 && kHighTaps == 0x103);
-  const Quads flips = Lanes::template before<1>(now, back) ^ Lanes::template before<8>(now, back);
+  const Quads flips = Lanes::template before<1>(now, back) ^ back8;
   Quads low = Lanes::template before<5>(now, back);
   if constexpr (Bits < 4) {
     low ^= Lanes::template before<2>(now, back) ^ Lanes::template before<7>(now, back);
   }
   return {now, flips, low};
+}
+template <typename Lanes, int Bits>
+inline Parities parities(Quads now, Quads back) {
+  return parities<Lanes, Bits>(now, back, Lanes::template before<8>(now, back));
 }
 
 // The same where the eight bytes before can be read.
@@ -106,14 +110,14 @@ template <int Bits>
 inline Indices indices(const Masks& m, const Parities& p, Quads rest_even, Quads rest_odd) {
   if constexpr (Bits == 1 || Bits == 3) {
     const Quads high = p.now ^ p.flips;
-    const Quads even = (p.low & m.m55) | ((high << 1) & m.maa);
+    const Quads even = (p.low & m.m55) | ((high + high) & m.maa);
     const Quads odd = ((p.low >> 1) & m.m55) | (high & m.maa);
     if constexpr (Bits == 1) return {even, odd, Quads{}, Quads{}};
     return {(even & m.m33) | ((rest_even << 2) & m.mcc), (odd & m.m33) | ((rest_odd << 2) & m.mcc),
             ((even >> 2) & m.m33) | (rest_even & m.mcc), ((odd >> 2) & m.m33) | (rest_odd & m.mcc)};
   } else if constexpr (Bits == 2) {
     const Quads fields = p.now ^ (p.flips & m.maa);
-    return {(fields & m.m33) | ((p.low << 1) & m.m44), ((fields >> 2) & m.m33) | ((p.low >> 1) & m.m44),
+    return {(fields & m.m33) | ((p.low + p.low) & m.m44), ((fields >> 2) & m.m33) | ((p.low >> 1) & m.m44),
             Quads{}, Quads{}};
   } else {
     return {p.now ^ (p.flips & m.m88), p.low, Quads{}, Quads{}};
@@ -163,7 +167,7 @@ class Registers {
         bytes_(packed_bytes(d, coded_width(Bits))),
         whole_(bytes_ / kBytes * kBytes),
         rest_(bytes_ - whole_),
-        rest_back_(rest_.n + Lanes::kBack < kBytes ? rest_.n + Lanes::kBack : kBytes) {}
+        rest_back_(rest_.n + 16 < kBytes ? rest_.n + 16 : kBytes) {}
 
   /// f(Shape) with what the compiler has to know of these registers.
   template <typename Function>
@@ -200,14 +204,17 @@ class Registers {
           continue;
         }
         const Quads now = read(plane + at);
-        const Quads back = at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - Lanes::kBack);
-        f(of(plane, parities<Lanes, Bits>(now, back), at, read), at);
+        const Parities p = at == 0
+                               ? parities<Lanes, Bits>(now, Lanes::back_of_first(now, before))
+                               : parities<Lanes, Bits>(now, read(plane + at - 16),
+                                                       read(plane + at - 8));
+        f(of(plane, p, at, read), at);
       }
     }
     if constexpr (OfShape::kPart) {
       const auto read = [this](const std::uint8_t* from) { return rest_.load(from); };
       const Quads now = read(plane + whole_);
-      const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - Lanes::kBack)
+      const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - 16)
                                          : Lanes::back_of_first(now, before);
       f(of(plane, parities<Lanes, Bits>(now, back), whole_, read), whole_);
     }
@@ -223,7 +230,7 @@ class Registers {
     const Quads now = read(whole_, rest_);
     const Quads back =
         OfShape::kWhole
-            ? read(whole_ - Lanes::kBack, rest_back_)
+            ? read(whole_ - 16, rest_back_)
             : Lanes::back_of_halves(now, bytes_before<Bits>(a, d_), bytes_before<Bits>(b, d_));
     const Parities p = parities<Lanes, Bits>(now, back);
     if constexpr (Bits == 3) {

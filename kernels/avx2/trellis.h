@@ -15,7 +15,6 @@ namespace {
 struct PlaneLanes {
   // Loads that cross cache lines cost less than shuffles.
   static constexpr bool kLoadsBefore = true;
-  static constexpr std::size_t kBack = 16;
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
     return reinterpret_cast<Quads>(_mm256_alignr_epi8(reinterpret_cast<__m256i>(now),

@@ -15,20 +15,15 @@ namespace {
 struct PlaneLanes {
   // Every load of a register at another place crosses a cache line.
   static constexpr bool kLoadsBefore = false;
-  static constexpr std::size_t kBack = 8;
-  // Shifts of words, since shuffles are what the look-ups need.
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
-    if constexpr (Bytes == 8) {
-      return back;
-    } else {
-      return (now << 8 * Bytes) ^ (back >> (64 - 8 * Bytes));
-    }
+    return reinterpret_cast<Quads>(_mm512_alignr_epi8(
+        reinterpret_cast<__m512i>(now), reinterpret_cast<__m512i>(back), 16 - Bytes));
   }
   static Quads back_of_first(Quads now, std::uint64_t before) {
     return reinterpret_cast<Quads>(
         _mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
-                            _mm512_set1_epi64(static_cast<long long>(before)), 7));
+                            _mm512_set1_epi64(static_cast<long long>(before)), 6));
   }
   // The first n bytes, at most a register; zeros behind.
   struct Part {
@@ -48,8 +43,10 @@ struct PlaneLanes {
     return reinterpret_cast<Quads>(_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
   }
   static Quads back_of_halves(Quads now, std::uint64_t a, std::uint64_t b) {
-    const auto back = reinterpret_cast<__m512i>(back_of_first(now, a));
-    return reinterpret_cast<Quads>(_mm512_mask_set1_epi64(back, 0x10, static_cast<long long>(b)));
+    const auto v = reinterpret_cast<__m512i>(now);
+    __m512i back = _mm512_shuffle_i64x2(v, v, 0xa0);
+    back = _mm512_mask_set1_epi64(back, 0x03, static_cast<long long>(a));
+    return reinterpret_cast<Quads>(_mm512_mask_set1_epi64(back, 0x30, static_cast<long long>(b)));
   }
 };
 
@@ -121,7 +118,7 @@ class Lookup {
         constexpr int kSelect = 0xca;  // mask ? a : b
         return _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), codes, parity, kSelect);
       };
-      f(0, look_up(first_, with_parity(even, _mm512_slli_epi16(odd, 1))));
+      f(0, look_up(first_, with_parity(even, _mm512_add_epi8(odd, odd))));
       f(1, look_up(first_, with_parity(_mm512_srli_epi16(even, 4), _mm512_srli_epi16(odd, 3))));
 #else
       const auto chosen = [&](__m512i codes, __m512i which) {
@@ -159,31 +156,43 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   });
 }
 
-// Adds the products of a register of indices to two sums in turn, so that additions do not wait for
-// one another. load(values): a register of the query.
-template <int Bits, typename Load>
-[[gnu::always_inline]] inline void add_products(__m512i sums[2], const Indices& of,
-                                                const Lookup<Bits>& lookup,
-                                                const PlaneQuery<Bits>& query, std::size_t at,
-                                                const Load& load) {
-  lookup(of, [&](int field, __m512i levels) __attribute__((always_inline)) {
-    __m512i& sum = sums[field / 2 % 2];
-    sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
-  });
-}
+// Sums of products: four of them in turn, so that additions do not wait for one another.
+struct ProductSums {
+  // Adds a register of indices. load(values): a register of the query.
+  template <int Bits, typename Load>
+  [[gnu::always_inline]] void add(const Indices& of, const Lookup<Bits>& lookup,
+                                  const PlaneQuery<Bits>& query, std::size_t at, const Load& load) {
+    lookup(of, [&](int field, __m512i levels) __attribute__((always_inline)) {
+      __m512i& sum = parts[field % 4];
+      sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
+    });
+    if constexpr (Bits == 4) {
+      const __m512i first = parts[0], second = parts[1];
+      parts[0] = parts[2];
+      parts[1] = parts[3];
+      parts[2] = first;
+      parts[3] = second;
+    }
+  }
+  __m512i total() const {
+    return _mm512_add_epi32(_mm512_add_epi32(parts[0], parts[1]),
+                            _mm512_add_epi32(parts[2], parts[3]));
+  }
+  __m512i parts[4] = {};
+};
 
 template <int Bits, typename OfShape>
 [[gnu::always_inline]] inline __m512i trellis_sums(OfShape shape, const std::uint8_t* row,
                                                    const Registers<PlaneLanes, Bits>& registers,
                                                    const Lookup<Bits>& lookup,
                                                    const PlaneQuery<Bits>& query) {
-  __m512i sums[2] = {};
+  ProductSums sums;
   registers.for_each(
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        add_products<Bits>(sums, of, lookup, query, at,
+        sums.add<Bits>(of, lookup, query, at,
                            [](const std::int8_t* values) { return load512(values); });
       });
-  return _mm512_add_epi32(sums[0], sums[1]);
+  return sums.total();
 }
 
 // The sums of the last halves of two rows, each in half a register.
@@ -193,14 +202,14 @@ template <int Bits, typename OfShape>
                                                   const Registers<PlaneLanes, Bits>& registers,
                                                   const Lookup<Bits>& lookup,
                                                   const PlaneQuery<Bits>& query) {
-  __m512i sums[2] = {};
+  ProductSums sums;
   registers.last_halves(
       shape, a, b, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        add_products<Bits>(sums, of, lookup, query, at, [](const std::int8_t* values) {
+        sums.add<Bits>(of, lookup, query, at, [](const std::int8_t* values) {
           return _mm512_broadcast_i64x4(load<__m256i>(values));
         });
       });
-  return _mm512_add_epi32(sums[0], sums[1]);
+  return sums.total();
 }
 
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,

@@ -14,7 +14,6 @@ namespace {
 // What Registers needs.
 struct PlaneLanes {
   static constexpr bool kLoadsBefore = true;
-  static constexpr std::size_t kBack = 16;
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
     return reinterpret_cast<Quads>(vextq_u8(reinterpret_cast<uint8x16_t>(back),
