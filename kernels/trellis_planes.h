@@ -52,32 +52,42 @@ inline Parities parities_at(const std::uint8_t* plane) {
   return {load<Quads>(plane), load<Quads>(plane - 1) ^ load<Quads>(plane - 8), low};
 }
 
-// bytes_before of a plane of less than eight bytes.
-[[gnu::noinline]] std::uint64_t bytes_before_short(const std::uint8_t* plane, std::size_t bytes,
-                                                   int width, std::uint64_t state) {
-  std::uint8_t before[16] = {};
-  std::memcpy(before + 8, plane, bytes);
-  for (std::size_t k = 1; k <= 8; ++k) {
-    before[8 - k] =
-        static_cast<std::uint8_t>(before[8 - k + bytes] << width | (state >> (8 * (8 - k)) & 0xff));
-  }
-  return load<std::uint64_t>(before);
-}
-
 // What stands in the eight bytes before a plane: its end, a field further up, and the first state
 // in the lowest fields.
 template <int Bits>
-inline std::uint64_t bytes_before(const std::uint8_t* row, std::size_t d) {
-  constexpr int kCoded = coded_width(Bits);
-  const std::size_t bytes = packed_bytes(d, kCoded);
-  constexpr std::uint64_t kLowest = in_each_byte(1u << (kCoded - 1));
-  // Bit k - 1 of the state goes to byte 8 - k.
-  const std::uint64_t bits = row[0] * in_each_byte(1) & 0x0102040810204080u;
-  const std::uint64_t state = (bits + 0x7f7e7c7870604000u) >> (8 - kCoded) & kLowest;
-  constexpr std::uint64_t kUpper = in_each_byte(0xffu << kCoded & 0xffu);
-  if (bytes < 8) return bytes_before_short(row + 1, bytes, kCoded, state);
-  return (load<std::uint64_t>(row + 1 + bytes - 8) << kCoded & kUpper) | state;
-}
+class BytesBefore {
+ public:
+  explicit BytesBefore(std::size_t d) : bytes_(packed_bytes(d, kCoded)) {
+    __asm__("" : "+m"(*this));  // as for Masks
+  }
+  [[gnu::always_inline]] std::uint64_t operator()(const std::uint8_t* row) const {
+    // Bit k - 1 of the state goes to byte 8 - k.
+    const std::uint64_t bits = row[0] * ones_ & places_;
+    const std::uint64_t state = (bits + carries_) >> (8 - kCoded) & lowest_;
+    if (bytes_ < 8) return of_short(row, state);
+    return (load<std::uint64_t>(row + 1 + bytes_ - 8) << kCoded & upper_) | state;
+  }
+
+ private:
+  static constexpr int kCoded = coded_width(Bits);
+
+  [[gnu::noinline]] std::uint64_t of_short(const std::uint8_t* row, std::uint64_t state) const {
+    std::uint8_t before[16] = {};
+    std::memcpy(before + 8, row + 1, bytes_);
+    for (std::size_t k = 1; k <= 8; ++k) {
+      before[8 - k] = static_cast<std::uint8_t>(before[8 - k + bytes_] << kCoded |
+                                                (state >> (8 * (8 - k)) & 0xff));
+    }
+    return load<std::uint64_t>(before);
+  }
+
+  std::size_t bytes_;
+  std::uint64_t ones_ = in_each_byte(1);
+  std::uint64_t places_ = 0x0102040810204080u;
+  std::uint64_t carries_ = 0x7f7e7c7870604000u;
+  std::uint64_t lowest_ = in_each_byte(1u << (kCoded - 1));
+  std::uint64_t upper_ = in_each_byte(0xffu << kCoded & 0xffu);
+};
 
 /// What the planes of a row become: fields of two bits for 1 bit, of four bits for the rest,
 /// indices into TrellisTable::lookup. 1 and 3 bits: fields 0, 2, 4, 6 in even, 1, 3, 5, 7 in odd.
@@ -106,7 +116,7 @@ struct Masks {
 };
 
 // rest_even, rest_odd: the second plane, for 3 bits.
-template <int Bits>
+template <typename Lanes, int Bits>
 inline Indices indices(const Masks& m, const Parities& p, Quads rest_even, Quads rest_odd) {
   if constexpr (Bits == 1 || Bits == 3) {
     const Quads high = p.now ^ p.flips;
@@ -117,6 +127,10 @@ inline Indices indices(const Masks& m, const Parities& p, Quads rest_even, Quads
             ((even >> 2) & m.m33) | (rest_even & m.mcc), ((odd >> 2) & m.m33) | (rest_odd & m.mcc)};
   } else if constexpr (Bits == 2) {
     const Quads fields = p.now ^ (p.flips & m.maa);
+    if constexpr (Lanes::kIgnoresTops) {
+      return {(fields & m.m33) | ((p.low + p.low) & ~m.m33),
+              ((fields >> 2) & m.m33) | ((p.low >> 1) & ~m.m33), Quads{}, Quads{}};
+    }
     return {(fields & m.m33) | ((p.low + p.low) & m.m44), ((fields >> 2) & m.m33) | ((p.low >> 1) & m.m44),
             Quads{}, Quads{}};
   } else {
@@ -163,7 +177,7 @@ template <typename Lanes, int Bits>
 class Registers {
  public:
   explicit Registers(std::size_t d)
-      : d_(d),
+      : before_(d),
         bytes_(packed_bytes(d, coded_width(Bits))),
         whole_(bytes_ / kBytes * kBytes),
         rest_(bytes_ - whole_),
@@ -195,7 +209,7 @@ class Registers {
   [[gnu::always_inline]] void for_each(OfShape /*shape*/, const std::uint8_t* row,
                                        const Function& f) const {
     const std::uint8_t* plane = row + 1;
-    const std::uint64_t before = bytes_before<Bits>(row, d_);
+    const std::uint64_t before = before_(row);
     if constexpr (OfShape::kWhole) {
       const auto read = [](const std::uint8_t* from) { return load<Quads>(from); };
       for (std::size_t at = 0; at < whole_; at += kBytes) {
@@ -231,12 +245,12 @@ class Registers {
     const Quads back =
         OfShape::kWhole
             ? read(whole_ - 16, rest_back_)
-            : Lanes::back_of_halves(now, bytes_before<Bits>(a, d_), bytes_before<Bits>(b, d_));
+            : Lanes::back_of_halves(now, before_(a), before_(b));
     const Parities p = parities<Lanes, Bits>(now, back);
     if constexpr (Bits == 3) {
-      f(indices<3>(masks_, p, read(bytes_ + whole_, rest_), read(2 * bytes_ + whole_, rest_)), whole_);
+      f(indices<Lanes, 3>(masks_, p, read(bytes_ + whole_, rest_), read(2 * bytes_ + whole_, rest_)), whole_);
     } else {
-      f(indices<Bits>(masks_, p, Quads{}, Quads{}), whole_);
+      f(indices<Lanes, Bits>(masks_, p, Quads{}, Quads{}), whole_);
     }
   }
 
@@ -247,14 +261,15 @@ class Registers {
   [[gnu::always_inline]] Indices of(const std::uint8_t* plane, const Parities& p, std::size_t at,
                                     const Read& read) const {
     if constexpr (Bits == 3) {
-      return indices<3>(masks_, p, read(plane + bytes_ + at), read(plane + 2 * bytes_ + at));
+      return indices<Lanes, 3>(masks_, p, read(plane + bytes_ + at), read(plane + 2 * bytes_ + at));
     } else {
-      return indices<Bits>(masks_, p, Quads{}, Quads{});
+      return indices<Lanes, Bits>(masks_, p, Quads{}, Quads{});
     }
   }
 
   Masks masks_;
-  std::size_t d_, bytes_, whole_;
+  BytesBefore<Bits> before_;
+  std::size_t bytes_, whole_;
   typename Lanes::Part rest_, rest_back_;
 };
 

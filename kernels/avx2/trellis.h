@@ -13,6 +13,7 @@ namespace {
 
 // What for_each_register needs.
 struct PlaneLanes {
+  static constexpr bool kIgnoresTops = false;
   // Loads that cross cache lines cost less than shuffles.
   static constexpr bool kLoadsBefore = true;
   template <int Bytes>

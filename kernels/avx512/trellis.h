@@ -13,6 +13,11 @@ namespace {
 
 // What for_each_register needs.
 struct PlaneLanes {
+#if defined(__AVX512VBMI__)
+  static constexpr bool kIgnoresTops = true;
+#else
+  static constexpr bool kIgnoresTops = false;
+#endif
   // Every load of a register at another place crosses a cache line.
   static constexpr bool kLoadsBefore = false;
   template <int Bytes>

@@ -13,6 +13,7 @@ namespace {
 
 // What Registers needs.
 struct PlaneLanes {
+  static constexpr bool kIgnoresTops = false;
   static constexpr bool kLoadsBefore = true;
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
