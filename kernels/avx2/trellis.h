@@ -126,9 +126,9 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
     decode_planes<PlaneLanes, kBits>(
-        row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
+        row, d, out, [&](const Indices& of, std::int8_t* to) {
           lookup(of, [&](int field, __m256i levels) {
-            store(to + static_cast<std::size_t>(field) * pitch, levels);
+            store(to + static_cast<std::size_t>(field) * kBytes, levels);
           });
         });
   });
