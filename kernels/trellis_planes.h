@@ -27,21 +27,17 @@ struct Parities {
   Quads now, flips, low;
 };
 
-// back: for each 16 bytes of `now` the 16 bytes before them; back8: the same of 8. Lanes brings what
-// the vector extensions cannot say.
+// back: for each Lanes::kBack bytes of `now` as many bytes before them. Lanes brings what the
+// vector extensions cannot say.
 template <typename Lanes, int Bits>
-inline Parities parities(Quads now, Quads back, Quads back8) {
+inline Parities parities(Quads now, Quads back) {
   static_assert(low_taps(1) == 0x0a4 && low_taps(4) == 0x020 && kHighTaps == 0x103);
-  const Quads flips = Lanes::template before<1>(now, back) ^ back8;
+  const Quads flips = Lanes::template before<1>(now, back) ^ Lanes::template before<8>(now, back);
   Quads low = Lanes::template before<5>(now, back);
   if constexpr (Bits < 4) {
     low ^= Lanes::template before<2>(now, back) ^ Lanes::template before<7>(now, back);
   }
   return {now, flips, low};
-}
-template <typename Lanes, int Bits>
-inline Parities parities(Quads now, Quads back) {
-  return parities<Lanes, Bits>(now, back, Lanes::template before<8>(now, back));
 }
 
 // The same where the eight bytes before can be read.
@@ -52,14 +48,15 @@ inline Parities parities_at(const std::uint8_t* plane) {
   return {load<Quads>(plane), load<Quads>(plane - 1) ^ load<Quads>(plane - 8), low};
 }
 
-/// The bits of a first state as they stand in the eight bytes before a plane of fields of Width bits:
-/// bit k - 1 on top of the lowest field of byte 8 - k.
+/// The bits of a first state as they stand in the eight bytes before a plane of fields of Width
+/// bits: bit k - 1 on top of the lowest field of byte 8 - k.
 template <int Width>
 struct FirstStates {
   constexpr FirstStates() : bytes() {
     for (unsigned state = 0; state < 256; ++state) {
       for (unsigned k = 1; k <= 8; ++k) {
-        bytes[state] |= static_cast<std::uint64_t>(state >> (k - 1) & 1) << (8 * (8 - k) + Width - 1);
+        bytes[state] |= static_cast<std::uint64_t>(state >> (k - 1) & 1)
+                        << (8 * (8 - k) + Width - 1);
       }
     }
   }
@@ -74,14 +71,14 @@ inline constexpr FirstStates<Width> kFirstStates{};
   std::uint8_t before[16] = {};
   std::memcpy(before + 8, plane, bytes);
   for (std::size_t k = 1; k <= 8; ++k) {
-    before[8 - k] = static_cast<std::uint8_t>(before[8 - k + bytes] << width |
-                                              (state >> (8 * (8 - k)) & 0xff));
+    before[8 - k] =
+        static_cast<std::uint8_t>(before[8 - k + bytes] << width | (state >> (8 * (8 - k)) & 0xff));
   }
   return load<std::uint64_t>(before);
 }
 
-// What stands in the eight bytes before a plane of that many bytes: its end, a field further up, and
-// the first state in the lowest fields.
+// What stands in the eight bytes before a plane of that many bytes: its end, a field further up,
+// and the first state in the lowest fields.
 template <int Bits, bool Short>
 [[gnu::always_inline]] inline std::uint64_t bytes_before(const std::uint8_t* row,
                                                          std::size_t bytes) {
@@ -137,8 +134,8 @@ inline Indices indices(const Masks& m, const Parities& p, Quads rest_even, Quads
       return {(fields & m.m33) | ((p.low + p.low) & ~m.m33),
               ((fields >> 2) & m.m33) | ((p.low >> 1) & ~m.m33), Quads{}, Quads{}};
     }
-    return {(fields & m.m33) | ((p.low + p.low) & m.m44), ((fields >> 2) & m.m33) | ((p.low >> 1) & m.m44),
-            Quads{}, Quads{}};
+    return {(fields & m.m33) | ((p.low + p.low) & m.m44),
+            ((fields >> 2) & m.m33) | ((p.low >> 1) & m.m44), Quads{}, Quads{}};
   } else {
     return {p.now ^ (p.flips & m.m88), p.low, Quads{}, Quads{}};
   }
@@ -209,7 +206,7 @@ class Registers {
       : bytes_(packed_bytes(d, coded_width(Bits))),
         whole_(bytes_ / kBytes * kBytes),
         rest_(bytes_ - whole_),
-        rest_back_(rest_.n + 16 < kBytes ? rest_.n + 16 : kBytes) {}
+        rest_back_(rest_.n + Lanes::kBack < kBytes ? rest_.n + Lanes::kBack : kBytes) {}
 
   /// f(Shape) with what the compiler has to know of these registers.
   template <typename Function>
@@ -241,6 +238,7 @@ class Registers {
                                        const Function& f) const {
     const std::uint8_t* plane = row + 1;
     const std::uint64_t before = bytes_before<Bits, OfShape::kShort>(row, bytes_);
+    [[maybe_unused]] Quads previous{};
     if constexpr (OfShape::kWhole) {
       const auto read = [](const std::uint8_t* from) { return load<Quads>(from); };
       for (std::size_t at = 0; at < whole_; at += kBytes) {
@@ -249,17 +247,15 @@ class Registers {
           continue;
         }
         const Quads now = read(plane + at);
-        const Parities p = at == 0
-                               ? parities<Lanes, Bits>(now, Lanes::back_of_first(now, before))
-                               : parities<Lanes, Bits>(now, read(plane + at - 16),
-                                                       read(plane + at - 8));
-        f(of(plane, p, at, read), at);
+        const Quads back = at == 0 ? Lanes::back_of_first(now, before) : Lanes::back(now, previous);
+        previous = now;
+        f(of(plane, parities<Lanes, Bits>(now, back), at, read), at);
       }
     }
     if constexpr (OfShape::kPart) {
       const auto read = [this](const std::uint8_t* from) { return rest_.load(from); };
       const Quads now = read(plane + whole_);
-      const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - 16)
+      const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - Lanes::kBack)
                                          : Lanes::back_of_first(now, before);
       f(of(plane, parities<Lanes, Bits>(now, back), whole_, read), whole_);
     }
@@ -274,12 +270,14 @@ class Registers {
     };
     const Quads now = read(whole_, rest_);
     const Quads back =
-        OfShape::kWhole
-            ? read(whole_ - 16, rest_back_)
-            : Lanes::back_of_halves(now, bytes_before<Bits, OfShape::kShort>(a, bytes_), bytes_before<Bits, OfShape::kShort>(b, bytes_));
+        OfShape::kWhole ? read(whole_ - Lanes::kBack, rest_back_)
+                        : Lanes::back_of_halves(now, bytes_before<Bits, OfShape::kShort>(a, bytes_),
+                                                bytes_before<Bits, OfShape::kShort>(b, bytes_));
     const Parities p = parities<Lanes, Bits>(now, back);
     if constexpr (Bits == 3) {
-      f(indices<Lanes, 3>(masks_, p, read(bytes_ + whole_, rest_), read(2 * bytes_ + whole_, rest_)), whole_);
+      f(indices<Lanes, 3>(masks_, p, read(bytes_ + whole_, rest_),
+                          read(2 * bytes_ + whole_, rest_)),
+        whole_);
     } else {
       f(indices<Lanes, Bits>(masks_, p, Quads{}, Quads{}), whole_);
     }

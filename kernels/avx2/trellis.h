@@ -13,6 +13,7 @@ namespace {
 
 // What for_each_register needs.
 struct PlaneLanes {
+  static constexpr std::size_t kBack = 16;
   static constexpr bool kIgnoresTops = false;
   // Loads that cross cache lines cost less than shuffles.
   static constexpr bool kLoadsBefore = true;
@@ -21,6 +22,7 @@ struct PlaneLanes {
     return reinterpret_cast<Quads>(_mm256_alignr_epi8(reinterpret_cast<__m256i>(now),
                                                       reinterpret_cast<__m256i>(back), 16 - Bytes));
   }
+  static Quads back(Quads /*now*/, Quads previous) { return previous; }
   static Quads back_of_first(Quads now, std::uint64_t before) {
     return reinterpret_cast<Quads>(
         _mm256_inserti128_si256(_mm256_set1_epi64x(static_cast<long long>(before)),
@@ -125,12 +127,11 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
-    decode_planes<PlaneLanes, kBits>(
-        row, d, out, [&](const Indices& of, std::int8_t* to) {
-          lookup(of, [&](int field, __m256i levels) {
-            store(to + static_cast<std::size_t>(field) * kBytes, levels);
-          });
-        });
+    decode_planes<PlaneLanes, kBits>(row, d, out, [&](const Indices& of, std::int8_t* to) {
+      lookup(of, [&](int field, __m256i levels) {
+        store(to + static_cast<std::size_t>(field) * kBytes, levels);
+      });
+    });
   });
 }
 
@@ -148,11 +149,12 @@ template <int Bits, typename Load>
   const __m256i ones = _mm256_set1_epi16(1);
   int n = 0;
   __m256i pairs = _mm256_setzero_si256();
-  lookup(of, [&](int field, __m256i levels) __attribute__((always_inline)) {
-    const __m256i product = _mm256_maddubs_epi16(levels, load(query.of(field, at)));
-    pairs = n % kSums == 0 ? product : _mm256_add_epi16(pairs, product);
-    if (++n % kSums == 0) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
-  });
+  lookup(
+      of, [&](int field, __m256i levels) __attribute__((always_inline)) {
+        const __m256i product = _mm256_maddubs_epi16(levels, load(query.of(field, at)));
+        pairs = n % kSums == 0 ? product : _mm256_add_epi16(pairs, product);
+        if (++n % kSums == 0) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+      });
   return sum;
 }
 
@@ -180,8 +182,8 @@ template <int Bits, typename OfShape>
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
     registers.last_halves(
-        shape, row[i], row[i + 2],
-        [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+        shape, row[i],
+        row[i + 2], [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
           sums[i] = add_products<Bits>(_mm256_setzero_si256(), of, lookup, query, at,
                                        [](const std::int8_t* values) {
                                          return _mm256_broadcastsi128_si256(load<__m128i>(values));
@@ -216,7 +218,8 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
               __m256i sums[4];
 #pragma GCC unroll 4
               for (int r = 0; r < 4; ++r) {
-                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup, planes);
+                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup,
+                                              planes);
               }
               all = _mm_add_epi32(all, sum_lanes(sums[0], sums[1], sums[2], sums[3]));
             }

@@ -20,15 +20,22 @@ struct PlaneLanes {
 #endif
   // Every load of a register at another place crosses a cache line.
   static constexpr bool kLoadsBefore = false;
+  static constexpr std::size_t kBack = 8;
+  // Shifts of words: there are more units for them than for shuffles, which the look-ups need.
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
-    return reinterpret_cast<Quads>(_mm512_alignr_epi8(
-        reinterpret_cast<__m512i>(now), reinterpret_cast<__m512i>(back), 16 - Bytes));
+    if constexpr (Bytes == 8) {
+      return back;
+    } else {
+      return (now << 8 * Bytes) ^ (back >> (64 - 8 * Bytes));
+    }
+  }
+  static Quads back(Quads now, Quads previous) {
+    return reinterpret_cast<Quads>(_mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
+                                                       reinterpret_cast<__m512i>(previous), 7));
   }
   static Quads back_of_first(Quads now, std::uint64_t before) {
-    return reinterpret_cast<Quads>(
-        _mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
-                            _mm512_set1_epi64(static_cast<long long>(before)), 6));
+    return back(now, Quads{} + before);
   }
   // The first n bytes, at most a register; zeros behind.
   struct Part {
@@ -48,10 +55,8 @@ struct PlaneLanes {
     return reinterpret_cast<Quads>(_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
   }
   static Quads back_of_halves(Quads now, std::uint64_t a, std::uint64_t b) {
-    const auto v = reinterpret_cast<__m512i>(now);
-    __m512i back = _mm512_shuffle_i64x2(v, v, 0xa0);
-    back = _mm512_mask_set1_epi64(back, 0x03, static_cast<long long>(a));
-    return reinterpret_cast<Quads>(_mm512_mask_set1_epi64(back, 0x30, static_cast<long long>(b)));
+    const auto back = reinterpret_cast<__m512i>(back_of_first(now, a));
+    return reinterpret_cast<Quads>(_mm512_mask_set1_epi64(back, 0x10, static_cast<long long>(b)));
   }
 };
 
@@ -152,12 +157,11 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
-    decode_planes<PlaneLanes, kBits>(
-        row, d, out, [&](const Indices& of, std::int8_t* to) {
-          lookup(of, [&](int field, __m512i levels) {
-            store(to + static_cast<std::size_t>(field) * kBytes, levels);
-          });
-        });
+    decode_planes<PlaneLanes, kBits>(row, d, out, [&](const Indices& of, std::int8_t* to) {
+      lookup(of, [&](int field, __m512i levels) {
+        store(to + static_cast<std::size_t>(field) * kBytes, levels);
+      });
+    });
   });
 }
 
@@ -167,10 +171,11 @@ struct ProductSums {
   template <int Bits, typename Load>
   [[gnu::always_inline]] void add(const Indices& of, const Lookup<Bits>& lookup,
                                   const PlaneQuery<Bits>& query, std::size_t at, const Load& load) {
-    lookup(of, [&](int field, __m512i levels) __attribute__((always_inline)) {
-      __m512i& sum = parts[field % 4];
-      sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
-    });
+    lookup(
+        of, [&](int field, __m512i levels) __attribute__((always_inline)) {
+          __m512i& sum = parts[field % 4];
+          sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
+        });
     if constexpr (Bits == 4) {
       const __m512i first = parts[0], second = parts[1];
       parts[0] = parts[2];
@@ -195,7 +200,7 @@ template <int Bits, typename OfShape>
   registers.for_each(
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
         sums.add<Bits>(of, lookup, query, at,
-                           [](const std::int8_t* values) { return load512(values); });
+                       [](const std::int8_t* values) { return load512(values); });
       });
   return sums.total();
 }
@@ -240,7 +245,7 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
               }
             }
             if constexpr (OfShape::kHalf) {
-              // A half of a register more for each of two rows.
+          // A half of a register more for each of two rows.
 #pragma GCC unroll 2
               for (int r = 0; r < 4; r += 2) {
                 const __m512i both =

@@ -13,6 +13,7 @@ namespace {
 
 // What Registers needs.
 struct PlaneLanes {
+  static constexpr std::size_t kBack = 16;
   static constexpr bool kIgnoresTops = false;
   static constexpr bool kLoadsBefore = true;
   template <int Bytes>
@@ -20,6 +21,7 @@ struct PlaneLanes {
     return reinterpret_cast<Quads>(vextq_u8(reinterpret_cast<uint8x16_t>(back),
                                             reinterpret_cast<uint8x16_t>(now), 16 - Bytes));
   }
+  static Quads back(Quads /*now*/, Quads previous) { return previous; }
   static Quads back_of_first(Quads /*now*/, std::uint64_t before) { return Quads{before, before}; }
   // The first n bytes, at most a register; zeros behind.
   struct Part {
@@ -95,12 +97,11 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
-    decode_planes<PlaneLanes, kBits>(
-        row, d, out, [&](const Indices& of, std::int8_t* to) {
-          lookup(of, [&](int field, int8x16_t levels) {
-            vst1q_s8(to + static_cast<std::size_t>(field) * kBytes, levels);
-          });
-        });
+    decode_planes<PlaneLanes, kBits>(row, d, out, [&](const Indices& of, std::int8_t* to) {
+      lookup(of, [&](int field, int8x16_t levels) {
+        vst1q_s8(to + static_cast<std::size_t>(field) * kBytes, levels);
+      });
+    });
   });
 }
 
@@ -114,8 +115,7 @@ template <int Bits, typename OfShape>
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
         lookup(of, [&](int field, int8x16_t levels) {
           int32x4_t& sum = sums[field % 2];
-          sum =
-              vdotq_s32(sum, levels, vld1q_s8(query.of(field, at)));
+          sum = vdotq_s32(sum, levels, vld1q_s8(query.of(field, at)));
         });
       });
   return vaddq_s32(sums[0], sums[1]);
