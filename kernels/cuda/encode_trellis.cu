@@ -44,9 +44,10 @@ __host__ __device__ constexpr int place_of_bit(int t, int k) { return (t - k) & 
 // What bits 1 to 7 of the state at `number` after step t give to its label.
 template <int kBits>
 __host__ __device__ constexpr int label_of(int t, int number) {
+  const unsigned taps = kLowTaps<kBits>;
   int low = 0;
   for (int k = 1; k < 8; ++k) {
-    if ((kLowTaps<kBits> >> k & 1) != 0) low ^= number >> place_of_bit(t, k);
+    if ((taps >> k & 1) != 0) low ^= number >> place_of_bit(t, k);
   }
   return (low & 1) | (number >> place_of_bit(t, 1) & 1) << 1;
 }

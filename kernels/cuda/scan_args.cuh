@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cfloat>
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/cuda/codec.h"
@@ -27,6 +28,9 @@ struct ScanArgs {
   std::uint32_t capacity;
   std::uint32_t stages;  // of a ScanKernel with bulk
 };
+
+/// What a kernel with bulk may read behind a tile: the chunks of a group past the end of a row.
+inline constexpr std::size_t kPastTileBytes = 64;
 
 struct ScanKernel {
   void (*function)(ScanArgs);

@@ -69,9 +69,9 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   const int warps = blockDim.x / 32;
   auto* arrivals = reinterpret_cast<std::uint64_t*>(operands + kQueryTiles * tile_words) +
                    warp * static_cast<int>(a.stages);
-  const std::uint32_t tile_bytes = kTile * a.layout.stride;
+  const std::uint32_t stage_bytes = kTile * a.layout.stride + kPastTileBytes;
   char* const stages = reinterpret_cast<char*>(operands + kQueryTiles * tile_words) +
-                       (warps * a.stages * 8 + 15) / 16 * 16 + warp * a.stages * tile_bytes;
+                       (warps * a.stages * 8 + 15) / 16 * 16 + warp * a.stages * stage_bytes;
 
   const std::uint32_t first_query = blockIdx.y * kQueries;
   // Neighbouring tiles are on different multiprocessors, so that few tiles are spread, too.
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
     const std::uint32_t row = a.round.tile(j) * kTile;
     const std::uint32_t rows = min(a.n - row, static_cast<std::uint32_t>(kTile));
     Arrival(arrivals + stage)
-        .copy(stages + stage * tile_bytes,
+        .copy(stages + stage * stage_bytes,
               a.rows.codes + static_cast<std::size_t>(row) * a.layout.stride,
               rows * a.layout.stride);
   };
@@ -111,7 +111,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
 
   const int row_of_lane = lane / kLanesOfRow;
   const int chunk_of_lane = lane % kLanesOfRow;
-  // Chunks past the end of a row are whatever lies there: queries are zero for them.
+  // Chunks past the end of a row are whatever lies there, the next row or what is left free behind
+  // a tile: queries are zero for them.
   std::uint32_t stage = 0;
   std::uint32_t phase = 0;
   while (item < a.round.tiles) {
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
 #pragma unroll
       for (int i = 0; i < 4; ++i) dots[0][t][i] = f[i % 2].bias;
     }
-    const char* tile = stages + stage * tile_bytes;
+    const char* tile = stages + stage * stage_bytes;
     const auto load = [&](int group, int r) {
       return read_chunk<kBits, SharedMemory>(tile + (row_of_lane + 8 * r) * a.layout.stride,
                                              group * kLanesOfRow + chunk_of_lane, a.layout.top);

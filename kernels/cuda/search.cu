@@ -56,14 +56,12 @@ struct BlockShape {
 
 BlockShape block_shape(const ScanKernel& kernel, const RowLayout& layout, std::size_t most_shared) {
   constexpr std::size_t kMostStages = 8;
-  constexpr std::size_t kPastStages = 64;  // of which some may be read
   const auto warps = static_cast<std::size_t>(kernel.warps);
-  std::size_t taken = shared_bytes(kernel, layout);
+  const std::size_t taken = shared_bytes(kernel, layout);
   if (!kernel.bulk) return {taken > most_shared ? 0 : warps, 0, taken};
-  taken += kPastStages;
   // With what counts the bytes of a tile as they come.
-  const std::size_t tile =
-      16 * static_cast<std::size_t>(kernel.row_tiles) * static_cast<std::size_t>(layout.stride) + 8;
+  const std::size_t rows = 16 * static_cast<std::size_t>(kernel.row_tiles);
+  const std::size_t tile = rows * static_cast<std::size_t>(layout.stride) + kPastTileBytes + 8;
   const std::size_t tiles = taken > most_shared ? 0 : (most_shared - taken) / tile;
   // Measured: where little is computed two tiles a warp are better than more warps.
   std::size_t even = std::min(warps, tiles / (kernel.query_tiles == 1 ? 2 : 1) / 2 * 2);
