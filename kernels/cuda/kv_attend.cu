@@ -41,8 +41,10 @@ uint32_t slot_bytes(const KvLayer& layer) {
 
 template <int kDim, int kRows, bool kScores>
 uint32_t shared_bytes(const KvLayer& layer) {
+  const uint32_t ring = kWarps * kSlots<kDim, kRows, kScores> * slot_bytes(layer);
+  const uint32_t sums = carry(kRows) ? 0 : kWarps * kRows * sum_row(kDim) * 4;
   return (static_cast<uint32_t>(sizeof(Shared<kDim, kRows, kScores>)) + 127) / 128 * 128 +
-         kWarps * kSlots<kDim, kRows, kScores> * slot_bytes(layer);
+         std::max(ring, sums);
 }
 
 // The instance for a head size and a number of rows.

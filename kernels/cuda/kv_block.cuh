@@ -14,20 +14,24 @@ namespace {
 // Blocks of a multiprocessor, and halves of tiles in a warp's ring: what registers and shared
 // memory have room for.
 constexpr int resident(int dim, int rows, bool scores) {
-  if (rows == 16) return 2;
+  if (rows == 16) return 3;
   if (dim == 64) return 4;
   if (dim == 128) return rows == 4 && !scores ? 4 : 3;
   return rows == 4 ? 2 : 1;
 }
 template <int kDim, int kRows, bool kScores>
-constexpr int kSlots = kRows == 16 || resident(kDim, kRows, kScores) == 1 ||
-                               (kDim == 128 && kScores)
+constexpr int kSlots = resident(kDim, kRows, kScores) == 1 || (kDim == 128 && kRows < 16 && kScores)
                            ? 3
                            : 2;
 
+// Whether sums of values stay in the integers of products. With 16 rows these are too many
+// registers; there sums are floats, two digits together.
+TQ_KV_BOTH constexpr bool carry(int rows) { return rows < 16; }
+
+TQ_KV_BOTH constexpr int sum_row(int dim) { return dim + 4; }
+
 template <int kDim, int kRows, bool kScores>
 struct Shared {
-  static constexpr int kSumRow = kDim + 4;
   __half halves[2 * kRows][half_row(kDim)];  // of queries: row r is the sum of rows r and kRows + r
   signed char bytes[kRows][kDim + 16];
   float steps[kRows];
@@ -37,7 +41,9 @@ struct Shared {
   uint32_t raw_slots[kRawTokens];
   float references[kWarps][kRows];
   float totals[kWarps][kRows];
-  alignas(16) float weighted[kScores ? 1 : kWarps][kRows][kSumRow];  // sums of values
+  // Sums of values. Floats go to the ring of tiles in the end.
+  static constexpr bool kWeighted = carry(kRows) && !kScores;
+  alignas(16) float weighted[kWeighted ? kWarps : 1][kWeighted ? kRows : 1][sum_row(kDim)];
   uint32_t spans[kWarps][4];
   uint64_t barriers[kWarps][kSlots<kDim, kRows, kScores>];
 };
@@ -110,10 +116,8 @@ class Block {
     }
     if (x_ >= shape_.splits) return;
     store_queries(true);
-    if constexpr (!kScores) {
-      for (uint32_t i = lane_; i < kRows * shared_.kSumRow; i += 32) {
-        shared_.weighted[warp_][0][i] = 0;
-      }
+    if constexpr (!kScores && kCarry) {
+      for (uint32_t i = lane_; i < kRows * sum_row(kDim); i += 32) weighted(warp_, 0)[i] = 0;
     }
     __syncthreads();
     loop();
@@ -225,6 +229,11 @@ class Block {
   __device__ __forceinline__ uint32_t token() const {
     return 8 * g_ + (kRows < 8 ? t_ / 2 * 4 : 0);
   }
+  static constexpr bool kCarry = carry(kRows);
+  __device__ __forceinline__ float* weighted(uint32_t warp, uint32_t row) const {
+    if constexpr (kCarry) return shared_.weighted[warp][row];
+    return reinterpret_cast<float*>(stages_) + (warp * kRows + row) * sum_row(kDim);
+  }
   using Scores = float[2 * kColumns][kTokens];
   using Digits = uint32_t[kColumns][kPlanes][4];
 
@@ -239,9 +248,11 @@ class Block {
   __device__ void store_scores(uint32_t span, const Scores& scores) const;
   __device__ __forceinline__ void weigh(const unsigned char* tile, uint32_t number,
                                         const Scores& scores, Digits& digits);
-  __device__ __forceinline__ void raise(const Scores& scores, const float (&scales)[kTokens],
+  __device__ __forceinline__ void raise(int n, const Scores& scores, const float (&scales)[kTokens],
                                         bool sums);
-  __device__ __forceinline__ void flush(const float (&shrink)[2 * kColumns]);
+  __device__ __forceinline__ void flush(int n, const float (&shrink)[2]);
+  __device__ __forceinline__ void load_operands(uint32_t (&operands)[kColumns][kDim / 32][2]) const;
+  __device__ __forceinline__ void count(const Digits& digits);
   template <int kBits>
   __device__ __forceinline__ void value_products(const unsigned char* tile, const Digits& digits);
   __device__ void finish();
@@ -262,11 +273,12 @@ class Block {
   uint32_t numbers_ = 0, spans_ = 0;
   float factors_[2][kEach];  // of the rotation
   float plain_[kRowsOfWarp][kEach];
-  // Weights count 2 ^ -reference; accumulators are what shared_.weighted lacks.
+  // Weights count 2 ^ -reference. Integer sums are what shared_.weighted lacks.
   float references_[2 * kColumns];
   float totals_[2 * kColumns] = {};
-  Quad sums_[kColumns][kPlanes][kDim / 16] = {};
+  Quad sums_[kCarry ? kColumns : 1][kPlanes][kDim / 16] = {};
   Quad counts_[kColumns][kPlanes] = {};  // sums of digits
+  float floats_[kCarry ? 1 : kColumns][kDim / 16][4] = {};
 };
 
 }  // namespace

@@ -13,6 +13,9 @@ inline constexpr int kLevelOffset = 61;
 struct Quad {
   int x, y, z, w;
 };
+__device__ __forceinline__ int part(const Quad& quad, int i) {
+  return i == 0 ? quad.x : i == 1 ? quad.y : i == 2 ? quad.z : quad.w;
+}
 
 // a: 16 rows x 32 of level bytes; b: 32 x 8, int8 queries or unsigned digits of weights.
 template <bool kSignedA, bool kSignedB>
@@ -80,11 +83,9 @@ __device__ __forceinline__ uint32_t half_word(uint32_t word) {
 template <int kBits>
 class LevelBytes {
  public:
-  uint32_t words[kBits == 4 ? 4 : (kBits == 3 ? 2 : 1)];
-
   __device__ __forceinline__ explicit LevelBytes(const uint32_t (&from)[4]) {
 #pragma unroll
-    for (int i = 0; i < static_cast<int>(sizeof words / 4); ++i) words[i] = from[i];
+    for (int i = 0; i < static_cast<int>(sizeof words_ / 4); ++i) words_[i] = from[i];
   }
 
   __device__ __forceinline__ void eight(uint32_t digits, uint32_t& first, uint32_t& second) const {
@@ -97,15 +98,17 @@ class LevelBytes {
   __device__ __forceinline__ uint32_t four(uint32_t digits) const {
     const uint32_t half = half_word<kHalf, false>(digits);
     if constexpr (kBits == 4) {
-      const uint32_t lower = permute(words[0], words[1], half);
-      const uint32_t upper = permute(words[2], words[3], half_word<kHalf, true>(digits));
+      const uint32_t lower = permute(words_[0], words_[1], half);
+      const uint32_t upper = permute(words_[2], words_[3], half_word<kHalf, true>(digits));
       return lower | upper;
     } else if constexpr (kBits == 3) {
-      return permute(words[0], words[1], half);
+      return permute(words_[0], words_[1], half);
     } else {
-      return permute(words[0], 0, half);
+      return permute(words_[0], 0, half);
     }
   }
+
+  uint32_t words_[kBits == 4 ? 4 : (kBits == 3 ? 2 : 1)];
 };
 
 // The digits of the four fragments of a unit.

@@ -13,10 +13,10 @@ constexpr int kWeightBits = 0x47000000;         // the bits of 2^15; a unit is b
 constexpr int kWeightEnd = 0x47800000;          // of 2^16
 constexpr uint32_t kTilesBetweenFlushes = 512;  // 64 x 255 x 122 each, below 2^31
 
+// Operands of the queries: column g, a quarter of the channels, 8 of them a step.
 template <int kDim, int kRows, bool kScores>
-__device__ void Block<kDim, kRows, kScores>::loop() {
-  // Operands of the queries: column g, a quarter of the channels, 8 of them a step.
-  uint32_t operands[kColumns][kDim / 32][2];
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::load_operands(
+    uint32_t (&operands)[kColumns][kDim / 32][2]) const {
 #pragma unroll
   for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
@@ -27,6 +27,12 @@ __device__ void Block<kDim, kRows, kScores>::loop() {
       operands[n][s][1] = eight.y;
     }
   }
+}
+
+template <int kDim, int kRows, bool kScores>
+__device__ void Block<kDim, kRows, kScores>::loop() {
+  uint32_t operands[kColumns][kDim / 32][2];
+  load_operands(operands);
 #pragma unroll
   for (int r = 0; r < 2 * kColumns; ++r) references_[r] = kNoReference;
   uint32_t h = 0;
@@ -34,6 +40,7 @@ __device__ void Block<kDim, kRows, kScores>::loop() {
   for (uint32_t tile = 0; tile < count_; ++tile) {
     copies_.wait(h);
     Scores scores;
+    if constexpr (kRows == 16) load_operands(operands);  // rather than keep so many registers
     const uint32_t span = shared_.spans[warp_][tile % 4];
     switch (layer_.keys.bits) {
       case 4:
@@ -232,31 +239,31 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::weigh(const unsigne
                        scales);
   constexpr uint32_t kStep = 256 / kTokens;
   const uint32_t shift = (4 * (token() / kTokens) + 37 * number) % kStep;
-  float weights[2 * kColumns][kTokens];
-  float added[2 * kColumns];
-#pragma unroll 1
-  for (bool again = false;; again = true) {
-    uint32_t bits = 0;
-#pragma unroll
-    for (int r = 0; r < 2 * kColumns; ++r) {
-      added[r] = 0;
-#pragma unroll
-      for (int i = 0; i < kTokens; ++i) {
-        const float p = exp2_fast(scores[r][i] - references_[r]);
-        added[r] += p;
-        weights[r][i] = fmaf(p, scales[i], __int_as_float(kWeightBits + i * kStep + shift));
-        bits |= __float_as_uint(weights[r][i]);
-      }
-    }
-    const bool full = number % kTilesBetweenFlushes == kTilesBetweenFlushes - 1;
-    if (again || !__any_sync(~0u, bits >= kWeightEnd || full)) break;
-    raise(scores, scales, number > 0);
-  }
-#pragma unroll
-  for (int r = 0; r < 2 * kColumns; ++r) totals_[r] += added[r];
-  const auto word = [&](int r, int i) { return __float_as_uint(weights[r][i]); };
+  const bool full = number % kTilesBetweenFlushes == kTilesBetweenFlushes - 1;
 #pragma unroll
   for (int n = 0; n < kColumns; ++n) {
+    float weights[2][kTokens];
+    float added[2];
+#pragma unroll 1
+    for (bool again = false;; again = true) {
+      uint32_t bits = 0;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        added[e] = 0;
+#pragma unroll
+        for (int i = 0; i < kTokens; ++i) {
+          const float p = exp2_fast(scores[2 * n + e][i] - references_[2 * n + e]);
+          added[e] += p;
+          weights[e][i] = fmaf(p, scales[i], __int_as_float(kWeightBits + i * kStep + shift));
+          bits |= __float_as_uint(weights[e][i]);
+        }
+      }
+      if (again || !__any_sync(~0u, bits >= kWeightEnd || full)) break;
+      raise(n, scores, scales, number > 0);
+    }
+    totals_[2 * n] += added[0];
+    totals_[2 * n + 1] += added[1];
+    const auto word = [&](int e, int i) { return __float_as_uint(weights[e][i]); };
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
       if constexpr (kRows < 8) {
@@ -265,8 +272,8 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::weigh(const unsigne
         const uint32_t other = __shfl_xor_sync(~0u, mine, 2);
         digits[0][0][m] = transpose(__byte_perm(mine, other, t_ < 2 ? 0x7351 : 0x2604));
       } else {
-        const uint32_t first = __byte_perm(word(2 * n, m), word(2 * n, m + 4), 0x6521);
-        const uint32_t second = __byte_perm(word(2 * n + 1, m), word(2 * n + 1, m + 4), 0x6521);
+        const uint32_t first = __byte_perm(word(0, m), word(0, m + 4), 0x6521);
+        const uint32_t second = __byte_perm(word(1, m), word(1, m + 4), 0x6521);
         digits[n][0][m] = transpose(__byte_perm(first, second, 0x7531));
         digits[n][1][m] = transpose(__byte_perm(first, second, 0x6420));
       }
@@ -274,14 +281,16 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::weigh(const unsigne
   }
 }
 
-// A weight of this tile is too large: larger references. sums: there are some of earlier tiles.
+// A weight of this tile is too large: larger references for the rows of column n. sums: there are
+// some of earlier tiles.
 template <int kDim, int kRows, bool kScores>
-__device__ __forceinline__ void Block<kDim, kRows, kScores>::raise(const Scores& scores,
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::raise(int n, const Scores& scores,
                                                                    const float (&scales)[kTokens],
                                                                    bool sums) {
-  float shrink[2 * kColumns];
+  float shrink[2];
 #pragma unroll
-  for (int r = 0; r < 2 * kColumns; ++r) {
+  for (int e = 0; e < 2; ++e) {
+    const int r = 2 * n + e;
     float largest = kNoReference;
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
@@ -292,50 +301,72 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::raise(const Scores&
       largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, span));
     }
     const float reference = fmaxf(references_[r], largest - kLargestWeight);
-    shrink[r] = exp2_fast(references_[r] - reference);
+    shrink[e] = exp2_fast(references_[r] - reference);
     references_[r] = reference;
-    totals_[r] *= shrink[r];
+    totals_[r] *= shrink[e];
   }
-  if (sums) flush(shrink);
-}
-
-// What the accumulators hold goes to shared memory.
-template <int kDim, int kRows, bool kScores>
-__device__ __forceinline__ void Block<kDim, kRows, kScores>::flush(
-    const float (&shrink)[2 * kColumns]) {
-  const int offset = layer_.values.bits == 4 ? kLevelOffset : 0;
-#pragma unroll
-  for (int n = 0; n < kColumns; ++n) {
+  if constexpr (kCarry) {
+    if (sums) flush(n, shrink);
+  } else {
 #pragma unroll
     for (int j = 0; j < kDim / 16; ++j) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const auto sum = [&](int plane) {
-          const Quad& all = sums_[n][plane][j];
-          const Quad& count = counts_[n][plane];
-          return __int2float_rn((i == 0   ? all.x
-                                 : i == 1 ? all.y
-                                 : i == 2 ? all.z
-                                          : all.w) -
-                                offset * (i % 2 == 0 ? count.x : count.y));
-        };
-        float more;
-        if constexpr (kRows < 8) {
-          more = sum(0);
-          more = t_ < 2 ? 256 * more : more;
-          more += __shfl_xor_sync(~0u, more, 2);
-        } else {
-          more = fmaf(256, sum(0), sum(1));
-        }
-        float& all = shared_.weighted[warp_][8 * n + column() + i % 2][16 * j + i / 2 * 8 + g_];
-        if (kRows >= 8 || t_ < 2) all = (all + more) * shrink[2 * n + i % 2];
-      }
+      for (int i = 0; i < 4; ++i) floats_[n][j][i] *= shrink[i % 2];
     }
+  }
+}
+
+// The sums of column n go to shared memory.
+template <int kDim, int kRows, bool kScores>
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::flush(int n,
+                                                                   const float (&shrink)[2]) {
+  const int offset = layer_.values.bits == 4 ? kLevelOffset : 0;
 #pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      counts_[n][plane] = {};
+  for (int j = 0; j < kDim / 16; ++j) {
 #pragma unroll
-      for (int j = 0; j < kDim / 16; ++j) sums_[n][plane][j] = {};
+    for (int i = 0; i < 4; ++i) {
+      float& all = weighted(warp_, 8 * n + column() + i % 2)[16 * j + i / 2 * 8 + g_];
+      if constexpr (!kCarry) {
+        all = floats_[n][j][i];
+        continue;
+      }
+      const auto sum = [&](int plane) {
+        const Quad& count = counts_[n][plane];
+        return __int2float_rn(part(sums_[kCarry ? n : 0][plane][j], i) -
+                              offset * (i % 2 == 0 ? count.x : count.y));
+      };
+      float more;
+      if constexpr (kRows < 8) {
+        more = sum(0);
+        more = t_ < 2 ? 256 * more : more;
+        more += __shfl_xor_sync(~0u, more, 2);
+      } else {
+        more = fmaf(256, sum(0), sum(1));
+      }
+      if (kRows >= 8 || t_ < 2) all = (all + more) * shrink[i % 2];
+    }
+  }
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    counts_[n][plane] = {};
+#pragma unroll
+    for (int j = 0; j < kDim / 16; ++j) sums_[kCarry ? n : 0][plane][j] = {};
+  }
+}
+
+// Sums of digits: what level + 61 in the place of levels adds is 61 times these.
+template <int kDim, int kRows, bool kScores>
+__device__ __forceinline__ void Block<kDim, kRows, kScores>::count(const Digits& digits) {
+  const uint32_t ones[4] = {0x01010101u, 0x01010101u, 0x01010101u, 0x01010101u};
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p) {
+      const uint32_t(&d)[4] = digits[n][p];
+      Quad& sum = counts_[n][p];
+      if constexpr (!kCarry) sum = {};
+      sum = mma_int8<false, false>(ones, d[0], d[1], sum);
+      sum = mma_int8<false, false>(ones, d[2], d[3], sum);
     }
   }
 }
@@ -346,15 +377,16 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::value_products(
     const unsigned char* tile, const Digits& digits) {
   const LevelBytes<kBits> levels(layer_.values.words);
   constexpr bool kSigned = kBits != 4;
-  if constexpr (!kSigned) {
-    const uint32_t ones[4] = {0x01010101u, 0x01010101u, 0x01010101u, 0x01010101u};
+  if constexpr (!kSigned) count(digits);
+  Quad starts[kColumns][kPlanes] = {};  // of products whose sums are floats
+  if constexpr (!kSigned && !kCarry) {
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
       for (int p = 0; p < kPlanes; ++p) {
-        const uint32_t(&d)[4] = digits[n][p];
-        counts_[n][p] = mma_int8<false, false>(ones, d[0], d[1], counts_[n][p]);
-        counts_[n][p] = mma_int8<false, false>(ones, d[2], d[3], counts_[n][p]);
+        const int x = -kLevelOffset * counts_[n][p].x;
+        const int y = -kLevelOffset * counts_[n][p].y;
+        starts[n][p] = {x, y, x, y};
       }
     }
   }
@@ -365,6 +397,7 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::value_products(
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int j = 4 * group + i;
+      Quad dots[kColumns][kPlanes];
 #pragma unroll
       for (int s = 0; s < 2; ++s) {
         uint32_t a[4];
@@ -374,8 +407,18 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::value_products(
         for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
           for (int p = 0; p < kPlanes; ++p) {
-            sums_[n][p][j] = mma_int8<kSigned, false>(a, digits[n][p][2 * s],
-                                                      digits[n][p][2 * s + 1], sums_[n][p][j]);
+            Quad& sum = kCarry ? sums_[kCarry ? n : 0][p][j] : dots[n][p];
+            sum = mma_int8<kSigned, false>(a, digits[n][p][2 * s], digits[n][p][2 * s + 1],
+                                           !kCarry && s == 0 ? starts[n][p] : sum);
+          }
+        }
+      }
+      if constexpr (!kCarry) {
+#pragma unroll
+        for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            floats_[n][j][c] += __int2float_rn(part(dots[n][0], c) * 256 + part(dots[n][1], c));
           }
         }
       }
@@ -386,10 +429,8 @@ __device__ __forceinline__ void Block<kDim, kRows, kScores>::value_products(
 // The warps' sums become the block's.
 template <int kDim, int kRows, bool kScores>
 __device__ void Block<kDim, kRows, kScores>::finish() {
-  float ones[2 * kColumns];
 #pragma unroll
   for (int r = 0; r < 2 * kColumns; ++r) {
-    ones[r] = 1;
 #pragma unroll
     for (int span = kRows < 8 ? 2 : 4; span < 32; span *= 2) {
       totals_[r] += __shfl_xor_sync(~0u, totals_[r], span);
@@ -400,7 +441,9 @@ __device__ void Block<kDim, kRows, kScores>::finish() {
       shared_.totals[warp_][row] = totals_[r];
     }
   }
-  flush(ones);
+  if constexpr (!kCarry) __syncthreads();  // no warp needs its ring any more
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n) flush(n, {1, 1});
   __syncthreads();
   const auto largest = [&](uint32_t row) {
     float most = shared_.references[0][row];
@@ -425,8 +468,7 @@ __device__ void Block<kDim, kRows, kScores>::finish() {
     float4 sum{};
 #pragma unroll
     for (uint32_t w = 0; w < kWarps; ++w) {
-      const float4 more =
-          *reinterpret_cast<const float4*>(&shared_.weighted[w][row][i % (kDim / 4) * 4]);
+      const float4 more = *reinterpret_cast<const float4*>(weighted(w, row) + i % (kDim / 4) * 4);
       const float factor = exp2_fast(shared_.references[w][row] - most) * layer_.values.unit;
       sum.x = fmaf(more.x, factor, sum.x);
       sum.y = fmaf(more.y, factor, sum.y);
