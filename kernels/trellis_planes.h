@@ -181,7 +181,8 @@ template <int Bits>
 class PlaneQuery {
  public:
   PlaneQuery(const std::int8_t* query, std::size_t d) {
-    const std::size_t bytes = packed_bytes(d, coded_width(Bits));
+    // Registers read one even of no bytes.
+    const std::size_t bytes = d > 0 ? packed_bytes(d, coded_width(Bits)) : 1;
     const std::size_t whole = d / kBlock * plane_bytes(coded_width(Bits)) / kBytes * kBytes;
     std::memset(values_ + whole * fields_of(Bits), 0,
                 (round_up(bytes, kBytes) - whole) * fields_of(Bits));

@@ -7,6 +7,7 @@
 #include "kernels/dot_by.h"
 #include "kernels/trellis_encode.h"
 #include "kernels/trellis_planes.h"
+#include "kernels/trellis_tail.h"
 
 namespace turboquant::kernels {
 namespace {
@@ -127,12 +128,14 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
-    decode_planes<PlaneLanes, kBits>(row, d, out, [&](const Indices& of, std::int8_t* to) {
-      lookup(of, [&](int field, __m256i levels) {
-        store(to + static_cast<std::size_t>(field) * kBytes, levels);
-      });
-    });
+    decode_planes<PlaneLanes, kBits>(
+        row, d - trellis_tail(d, kBits), out, [&](const Indices& of, std::int8_t* to) {
+          lookup(of, [&](int field, __m256i levels) {
+            store(to + static_cast<std::size_t>(field) * kBytes, levels);
+          });
+        });
   });
+  decode_tail(row, d, table, add, out);
 }
 
 // Pair sums of level + offset that fit in 16 bits.
@@ -199,12 +202,12 @@ template <int Bits, typename OfShape>
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
                       std::size_t n, std::size_t d, const TrellisTable& table, QueryView query,
                       std::int32_t* dots) {
-  const std::int32_t bias = -table.offset * query.sum;
+  const std::int32_t bias = -table.offset * query_of_planes(query, d, table.bits).sum;
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, table.offset);
-    const PlaneQuery<kBits> planes(query.values, d);
-    const Registers<PlaneLanes, kBits> registers(d);
+    const PlaneQuery<kBits> planes(query.values, d - trellis_tail(d, kBits));
+    const Registers<PlaneLanes, kBits> registers(d - trellis_tail(d, kBits));
     registers.by_shape([&](auto shape) {
       using OfShape = decltype(shape);
       dot_by<4, kPrefetchBytes>(
@@ -232,6 +235,7 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
           });
     });
   });
+  add_tail_products(codes, stride, rows, n, d, table, query, dots);
 }
 
 // Of FloatLanes: what KernelTable::trellis_encode needs.

@@ -7,6 +7,7 @@
 #include "kernels/dot_by.h"
 #include "kernels/trellis_encode.h"
 #include "kernels/trellis_planes.h"
+#include "kernels/trellis_tail.h"
 
 namespace turboquant::kernels {
 namespace {
@@ -97,12 +98,14 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
-    decode_planes<PlaneLanes, kBits>(row, d, out, [&](const Indices& of, std::int8_t* to) {
-      lookup(of, [&](int field, int8x16_t levels) {
-        vst1q_s8(to + static_cast<std::size_t>(field) * kBytes, levels);
-      });
-    });
+    decode_planes<PlaneLanes, kBits>(
+        row, d - trellis_tail(d, kBits), out, [&](const Indices& of, std::int8_t* to) {
+          lookup(of, [&](int field, int8x16_t levels) {
+            vst1q_s8(to + static_cast<std::size_t>(field) * kBytes, levels);
+          });
+        });
   });
+  decode_tail(row, d, table, add, out);
 }
 
 template <int Bits, typename OfShape>
@@ -127,14 +130,15 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, 0);
-    const PlaneQuery<kBits> planes(query.values, d);
-    const Registers<PlaneLanes, kBits> registers(d);
+    const PlaneQuery<kBits> planes(query.values, d - trellis_tail(d, kBits));
+    const Registers<PlaneLanes, kBits> registers(d - trellis_tail(d, kBits));
     registers.by_shape([&](auto shape) {
       dot_by<1, 0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[1]) {
         return vaddvq_s32(trellis_sums<kBits>(shape, row[0], registers, lookup, planes));
       });
     });
   });
+  add_tail_products(codes, stride, rows, n, d, table, query, dots);
 }
 
 // Of FloatLanes: what KernelTable::trellis_encode needs.
