@@ -46,7 +46,7 @@ template <int kBits>
 __host__ __device__ constexpr int label_of(int t, int number) {
   int low = 0;
   for (int k = 1; k < 8; ++k) {
-    if ((kLowTaps<kBits> >> k & 1) != 0) low ^= number >> place_of_bit(t, k);
+    if ((kLowTaps < kBits >>> k & 1) != 0) low ^= number >> place_of_bit(t, k);
   }
   return (low & 1) | (number >> place_of_bit(t, 1) & 1) << 1;
 }

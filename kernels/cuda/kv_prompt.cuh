@@ -91,7 +91,7 @@ class Prompt {
   static constexpr uint32_t kRows = prompt_rows(kDim);
   static constexpr int kEach = kDim / 32;
   static constexpr int kSteps = kDim / 32;
-  static constexpr uint32_t kUnits = kDim / 16;  // of a side, four fragments each
+  static constexpr uint32_t kUnits = kDim / 16;                // of a side, four fragments each
   static constexpr uint32_t kItems = 2 * kUnits / kWarpsHere;  // units of a warp
 
   __device__ View view_of(uint32_t r) const { return view_of_row(layer_, a_, state_, row0_ + r); }
@@ -247,8 +247,8 @@ class Prompt {
   // Rows g and g + 8 with the means of the next tiles: lane (g, t) has tiles 2t and 2t + 1.
   __device__ __forceinline__ void multiply_means(uint32_t tile, uint32_t end) {
     if (!layer_.centre) return;
-    const uint4* mean = reinterpret_cast<const uint4*>(tile_memory(min(tile + g_, end - 1)) +
-                                                       layer_.format.mean());
+    const uint4* mean =
+        reinterpret_cast<const uint4*>(tile_memory(min(tile + g_, end - 1)) + layer_.format.mean());
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const uint32_t r = 16 * warp_ + 8 * e + g_;
@@ -374,8 +374,8 @@ class Prompt {
       for (int half = 0; half < 8; ++half) {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
-          largest = fmaxf(largest, scores[half][2 * e + c] +
-                                       __log2f(scales[8 * c + token_of(half)]));
+          largest =
+              fmaxf(largest, scores[half][2 * e + c] + __log2f(scales[8 * c + token_of(half)]));
         }
       }
 #pragma unroll

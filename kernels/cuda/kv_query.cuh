@@ -110,9 +110,9 @@ __device__ __forceinline__ float limited(const KvAttend& a, const View& view, fl
   }
   if (position < view.range.begin || position >= view.range.end) return -INFINITY;
   if (a.mask != nullptr) {
-    score += kLog2E *
-             a.mask[(static_cast<size_t>(blockIdx.z) * a.queries + view.query) * a.mask_stride +
-                    position];
+    score +=
+        kLog2E * a.mask[(static_cast<size_t>(blockIdx.z) * a.queries + view.query) * a.mask_stride +
+                        position];
   }
   return score;
 }
