@@ -30,12 +30,9 @@ struct PlaneLanes {
       return (now << 8 * Bytes) ^ (back >> (64 - 8 * Bytes));
     }
   }
-  static Quads back(Quads now, Quads previous) {
-    return reinterpret_cast<Quads>(_mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
-                                                       reinterpret_cast<__m512i>(previous), 7));
-  }
   static Quads back_of_first(Quads now, std::uint64_t before) {
-    return back(now, Quads{} + before);
+    return reinterpret_cast<Quads>(_mm512_alignr_epi64(
+        reinterpret_cast<__m512i>(now), _mm512_set1_epi64(static_cast<long long>(before)), 7));
   }
   // The first n bytes, at most a register; zeros behind.
   struct Part {
