@@ -239,7 +239,6 @@ class Registers {
                                        const Function& f) const {
     const std::uint8_t* plane = row + 1;
     const std::uint64_t before = bytes_before<Bits, OfShape::kShort>(row, bytes_);
-    [[maybe_unused]] Quads previous{};
     if constexpr (OfShape::kWhole) {
       const auto read = [](const std::uint8_t* from) { return load<Quads>(from); };
       for (std::size_t at = 0; at < whole_; at += kBytes) {
@@ -248,8 +247,8 @@ class Registers {
           continue;
         }
         const Quads now = read(plane + at);
-        const Quads back = at == 0 ? Lanes::back_of_first(now, before) : Lanes::back(now, previous);
-        previous = now;
+        const Quads back =
+            at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - Lanes::kBack);
         f(of(plane, parities<Lanes, Bits>(now, back), at, read), at);
       }
     }

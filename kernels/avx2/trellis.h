@@ -23,7 +23,6 @@ struct PlaneLanes {
     return reinterpret_cast<Quads>(_mm256_alignr_epi8(reinterpret_cast<__m256i>(now),
                                                       reinterpret_cast<__m256i>(back), 16 - Bytes));
   }
-  static Quads back(Quads /*now*/, Quads previous) { return previous; }
   static Quads back_of_first(Quads now, std::uint64_t before) {
     return reinterpret_cast<Quads>(
         _mm256_inserti128_si256(_mm256_set1_epi64x(static_cast<long long>(before)),

@@ -31,12 +31,9 @@ struct PlaneLanes {
       return (now << 8 * Bytes) ^ (back >> (64 - 8 * Bytes));
     }
   }
-  static Quads back(Quads now, Quads previous) {
-    return reinterpret_cast<Quads>(_mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
-                                                       reinterpret_cast<__m512i>(previous), 7));
-  }
   static Quads back_of_first(Quads now, std::uint64_t before) {
-    return back(now, Quads{} + before);
+    return reinterpret_cast<Quads>(_mm512_alignr_epi64(
+        reinterpret_cast<__m512i>(now), _mm512_set1_epi64(static_cast<long long>(before)), 7));
   }
   // The first n bytes, at most a register; zeros behind.
   struct Part {
@@ -168,30 +165,26 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
   decode_tail(row, d, table, add, out);
 }
 
-// Sums of products: four of them in turn, so that additions do not wait for one another.
+// Sums of products: some in turn, so that additions do not wait for one another.
+template <int Bits>
 struct ProductSums {
   // Adds a register of indices. load(values): a register of the query.
-  template <int Bits, typename Load>
+  template <typename Load>
   [[gnu::always_inline]] void add(const Indices& of, const Lookup<Bits>& lookup,
                                   const PlaneQuery<Bits>& query, std::size_t at, const Load& load) {
     lookup(
         of, [&](int field, __m512i levels) __attribute__((always_inline)) {
-          __m512i& sum = parts[field % 4];
+          __m512i& sum = parts[field % kParts];
           sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
         });
-    if constexpr (Bits == 4) {
-      const __m512i first = parts[0], second = parts[1];
-      parts[0] = parts[2];
-      parts[1] = parts[3];
-      parts[2] = first;
-      parts[3] = second;
-    }
   }
   __m512i total() const {
-    return _mm512_add_epi32(_mm512_add_epi32(parts[0], parts[1]),
-                            _mm512_add_epi32(parts[2], parts[3]));
+    const __m512i sum = _mm512_add_epi32(parts[0], parts[1]);
+    if constexpr (kParts == 2) return sum;
+    return _mm512_add_epi32(sum, _mm512_add_epi32(parts[kParts - 2], parts[kParts - 1]));
   }
-  __m512i parts[4] = {};
+  static constexpr int kParts = Bits == 3 ? 4 : 2;  // as measured
+  __m512i parts[kParts] = {};
 };
 
 template <int Bits, typename OfShape>
@@ -199,11 +192,10 @@ template <int Bits, typename OfShape>
                                                    const Registers<PlaneLanes, Bits>& registers,
                                                    const Lookup<Bits>& lookup,
                                                    const PlaneQuery<Bits>& query) {
-  ProductSums sums;
+  ProductSums<Bits> sums;
   registers.for_each(
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        sums.add<Bits>(of, lookup, query, at,
-                       [](const std::int8_t* values) { return load512(values); });
+        sums.add(of, lookup, query, at, [](const std::int8_t* values) { return load512(values); });
       });
   return sums.total();
 }
@@ -215,10 +207,10 @@ template <int Bits, typename OfShape>
                                                   const Registers<PlaneLanes, Bits>& registers,
                                                   const Lookup<Bits>& lookup,
                                                   const PlaneQuery<Bits>& query) {
-  ProductSums sums;
+  ProductSums<Bits> sums;
   registers.last_halves(
       shape, a, b, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        sums.add<Bits>(of, lookup, query, at, [](const std::int8_t* values) {
+        sums.add(of, lookup, query, at, [](const std::int8_t* values) {
           return _mm512_broadcast_i64x4(load<__m256i>(values));
         });
       });

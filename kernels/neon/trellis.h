@@ -22,7 +22,6 @@ struct PlaneLanes {
     return reinterpret_cast<Quads>(vextq_u8(reinterpret_cast<uint8x16_t>(back),
                                             reinterpret_cast<uint8x16_t>(now), 16 - Bytes));
   }
-  static Quads back(Quads /*now*/, Quads previous) { return previous; }
   static Quads back_of_first(Quads /*now*/, std::uint64_t before) { return Quads{before, before}; }
   // The first n bytes, at most a register; zeros behind.
   struct Part {
