@@ -1,5 +1,5 @@
-// The last coordinates of trellis codes of 3 bits, which lie in no plane. Internal linkage, one copy
-// per backend.
+// The last coordinates of trellis codes of 3 bits, which lie in no plane. Internal linkage, one
+// copy per backend.
 #pragma once
 
 #include <cstdint>
