@@ -39,12 +39,20 @@ constexpr std::size_t plane_bytes(int width) { return 8 * static_cast<std::size_
 // holds the coded bits: of one-bit fields for 1 and 3 bits, of whole codes, the coded bit on top,
 // for 2 and 4. The plane has M = ceil(d * width / 8) bytes, laid out in blocks as above. A last
 // block of n coordinates takes W = ceil(n * width / 8) bytes and has coordinate i in byte i % W,
-// bits [width * (i / W), ...). For 3 bits 2 M bytes follow with the other two bits of the
-// coordinate at byte m, bit p: byte M * (p % 2) + m, bits [2 * (p / 2), ...).
+// bits [width * (i / W), ...).
+// For 3 bits the planes hold whole eights of coordinates. 2 M bytes follow with the other two bits
+// of the coordinate at byte m, bit p: byte M * (p % 2) + m, bits [2 * (p / 2), ...). Behind them
+// the last d % 8 coordinates are a bit stream of codes, the coded bit on top, whose steps are the
+// last.
 constexpr int coded_width(int bits) { return bits == 3 ? 1 : bits; }
 
-constexpr std::size_t trellis_bytes(std::size_t d, int bits) {
-  return 1 + packed_bytes(d, coded_width(bits)) * (bits == 3 ? 3 : 1);
+constexpr std::size_t trellis_bytes(std::size_t d, int bits) { return 1 + packed_bytes(d, bits); }
+
+/// How many of the coordinates lie in the bit stream.
+constexpr std::size_t trellis_tail(std::size_t d, int bits) { return bits == 3 ? d % 8 : 0; }
+/// Bytes of the plane with the coded bits.
+constexpr std::size_t trellis_plane_bytes(std::size_t d, int bits) {
+  return packed_bytes(d - trellis_tail(d, bits), coded_width(bits));
 }
 
 /// Coded bits before the present one that a level depends on: what the byte of first state holds.
@@ -66,10 +74,10 @@ constexpr unsigned trellis_label(unsigned window, int bits) {
 }
 
 /// Steps of a path: all fields of the plane with the coded bits, whether a coordinate has them or
-/// not. Step t is field t / bytes of byte t % bytes.
+/// not, then the bit stream. Step t is field t / bytes of byte t % bytes.
 constexpr std::size_t trellis_steps(std::size_t d, int bits) {
-  const int width = coded_width(bits);
-  return packed_bytes(d, width) * (8 / static_cast<std::size_t>(width));
+  return trellis_plane_bytes(d, bits) * (8 / static_cast<std::size_t>(coded_width(bits))) +
+         trellis_tail(d, bits);
 }
 
 /// Scratch of the encoder.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/by_bits.h"
+#include "kernels/trellis_tail.h"
 #include "kernels/vector_kernels.h"
 
 namespace turboquant::kernels {
@@ -78,16 +79,6 @@ struct LabelLanes {
 template <int Bits>
 inline constexpr LabelLanes<Bits> kLabelLanes{};
 
-template <int Bits>
-struct WindowLabels {
-  constexpr WindowLabels() : of() {
-    for (unsigned w = 0; w < 512; ++w) of[w] = static_cast<std::uint8_t>(trellis_label(w, Bits));
-  }
-  std::uint8_t of[512];
-};
-template <int Bits>
-inline constexpr WindowLabels<Bits> kWindowLabels{};
-
 // One step: from the sums of 256 states to those after it. Returns the least of them. Writes for
 // each state whether it comes from the second of its predecessors.
 template <typename Lanes, int Bits>
@@ -125,16 +116,31 @@ template <typename Lanes, int Bits>
 inline void write_path(const std::uint8_t* choices, const std::uint16_t* rests, std::size_t d,
                        std::size_t state, std::uint8_t* row) {
   constexpr int kCoded = coded_width(Bits);
-  const std::size_t bytes = packed_bytes(d, kCoded);
+  const std::size_t bytes = trellis_plane_bytes(d, Bits);
+  const std::size_t tail = trellis_tail(d, Bits);
   std::memset(row, 0, trellis_bytes(d, Bits));
   std::size_t t = trellis_steps(d, Bits);
+  const auto step_back = [&] {
+    --t;
+    const std::size_t window =
+        state | std::size_t{Lanes::choice(choices + t * Lanes::kChoiceBytes, state)} << 8;
+    state = window >> 1;
+    return window;
+  };
+  const auto rest_of = [&](std::size_t i, std::size_t window) {
+    return i < d ? rests[i] >> 4 * kWindowLabels<Bits>.of[window] & 15u : 0u;
+  };
+  std::uint32_t stream = 0;
+  for (std::size_t j = tail; j-- > 0;) {
+    const std::size_t window = step_back();
+    const auto coded = static_cast<unsigned>(window & 1);
+    stream |= (coded << 2 | rest_of(d - tail + j, window)) << 3 * j;
+  }
+  std::memcpy(row + trellis_bytes(d - tail, Bits), &stream, packed_bytes(tail, 3));
   for (std::size_t field = 8 / kCoded; field-- > 0;) {
     for (std::size_t byte = bytes; byte-- > 0;) {
-      --t;
-      const std::size_t second = Lanes::choice(choices + t * Lanes::kChoiceBytes, state);
-      const std::size_t window = state | second << 8;
-      const std::size_t i = plane_coordinate({byte, field}, d, kCoded);
-      const unsigned rest = i < d ? rests[i] >> 4 * kWindowLabels<Bits>.of[window] & 15u : 0u;
+      const std::size_t window = step_back();
+      const unsigned rest = rest_of(plane_coordinate({byte, field}, d - tail, kCoded), window);
       const auto coded = static_cast<unsigned>(window & 1);
       const unsigned code = Bits == 3 ? coded : coded << (kCoded - 1) | rest;
       row[1 + byte] = static_cast<std::uint8_t>(row[1 + byte] | code << kCoded * field);
@@ -143,7 +149,6 @@ inline void write_path(const std::uint8_t* choices, const std::uint16_t* rests, 
         std::uint8_t& to = row[1 + bytes + at.byte];
         to = static_cast<std::uint8_t>(to | rest << 2 * at.field);
       }
-      state = window >> 1;
     }
   }
   row[0] = static_cast<std::uint8_t>(state);
@@ -164,14 +169,20 @@ void trellis_path(const float* y, std::size_t d, const TrellisTable& table, std:
   alignas(64) std::uint16_t sums[2][256] = {};
   std::uint16_t floor = 0;
   std::size_t t = 0;
+  const auto step = [&](std::size_t i) {
+    const std::uint64_t quad = i < d ? load<std::uint64_t>(costs + 4 * i) : 0;
+    floor = trellis_step<Lanes, Bits>(sums[t % 2], quad, floor, sums[(t + 1) % 2],
+                                      choices + t * Lanes::kChoiceBytes);
+    ++t;
+  };
+  const std::size_t in_planes = d - trellis_tail(d, Bits);
+  const std::size_t bytes = trellis_plane_bytes(d, Bits);
   for (std::size_t field = 0; field < 8 / kCoded; ++field) {
-    for (std::size_t byte = 0; byte < packed_bytes(d, kCoded); ++byte, ++t) {
-      const std::size_t i = plane_coordinate({byte, field}, d, kCoded);
-      const std::uint64_t quad = i < d ? load<std::uint64_t>(costs + 4 * i) : 0;
-      floor = trellis_step<Lanes, Bits>(sums[t % 2], quad, floor, sums[(t + 1) % 2],
-                                        choices + t * Lanes::kChoiceBytes);
+    for (std::size_t byte = 0; byte < bytes; ++byte) {
+      step(plane_coordinate({byte, field}, in_planes, kCoded));
     }
   }
+  for (std::size_t i = in_planes; i < d; ++i) step(i);
   const std::uint16_t* last = sums[t % 2];
   std::size_t state = 0;
   for (std::size_t s = 1; s < 256; ++s) state = last[s] < last[state] ? s : state;

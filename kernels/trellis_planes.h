@@ -27,8 +27,8 @@ struct Parities {
   Quads now, flips, low;
 };
 
-// back: for each Lanes::kBack bytes of `now` as many bytes before them. Lanes brings what the vector
-// extensions cannot say.
+// back: for each Lanes::kBack bytes of `now` as many bytes before them. Lanes brings what the
+// vector extensions cannot say.
 template <typename Lanes, int Bits>
 inline Parities parities(Quads now, Quads back) {
   static_assert(low_taps(1) == 0x0a4 && low_taps(4) == 0x020 && kHighTaps == 0x103);
@@ -48,6 +48,23 @@ inline Parities parities_at(const std::uint8_t* plane) {
   return {load<Quads>(plane), load<Quads>(plane - 1) ^ load<Quads>(plane - 8), low};
 }
 
+/// The bits of a first state as they stand in the eight bytes before a plane of fields of Width
+/// bits: bit k - 1 on top of the lowest field of byte 8 - k.
+template <int Width>
+struct FirstStates {
+  constexpr FirstStates() : bytes() {
+    for (unsigned state = 0; state < 256; ++state) {
+      for (unsigned k = 1; k <= 8; ++k) {
+        bytes[state] |= static_cast<std::uint64_t>(state >> (k - 1) & 1)
+                        << (8 * (8 - k) + Width - 1);
+      }
+    }
+  }
+  std::uint64_t bytes[256];
+};
+template <int Width>
+inline constexpr FirstStates<Width> kFirstStates{};
+
 // bytes_before of a plane of less than eight bytes.
 [[gnu::noinline]] std::uint64_t bytes_before_short(const std::uint8_t* plane, std::size_t bytes,
                                                    int width, std::uint64_t state) {
@@ -60,19 +77,19 @@ inline Parities parities_at(const std::uint8_t* plane) {
   return load<std::uint64_t>(before);
 }
 
-// What stands in the eight bytes before a plane: its end, a field further up, and the first state
-// in the lowest fields.
-template <int Bits>
-inline std::uint64_t bytes_before(const std::uint8_t* row, std::size_t d) {
+// What stands in the eight bytes before a plane of that many bytes: its end, a field further up,
+// and the first state in the lowest fields.
+template <int Bits, bool Short>
+[[gnu::always_inline]] inline std::uint64_t bytes_before(const std::uint8_t* row,
+                                                         std::size_t bytes) {
   constexpr int kCoded = coded_width(Bits);
-  const std::size_t bytes = packed_bytes(d, kCoded);
-  constexpr std::uint64_t kLowest = in_each_byte(1u << (kCoded - 1));
-  // Bit k - 1 of the state goes to byte 8 - k.
-  const std::uint64_t bits = row[0] * in_each_byte(1) & 0x0102040810204080u;
-  const std::uint64_t state = (bits + 0x7f7e7c7870604000u) >> (8 - kCoded) & kLowest;
-  constexpr std::uint64_t kUpper = in_each_byte(0xffu << kCoded & 0xffu);
-  if (bytes < 8) return bytes_before_short(row + 1, bytes, kCoded, state);
-  return (load<std::uint64_t>(row + 1 + bytes - 8) << kCoded & kUpper) | state;
+  const std::uint64_t state = kFirstStates<kCoded>.bytes[row[0]];
+  if constexpr (Short) {
+    return bytes_before_short(row + 1, bytes, kCoded, state);
+  } else {
+    constexpr std::uint64_t kUpper = in_each_byte(0xffu << kCoded & 0xffu);
+    return (load<std::uint64_t>(row + 1 + bytes - 8) << kCoded & kUpper) | state;
+  }
 }
 
 /// What the planes of a row become: fields of two bits for 1 bit, of four bits for the rest,
@@ -86,25 +103,76 @@ struct Indices {
   Quads even, odd, even_upper, odd_upper;
 };
 
+/// Constants of indices(). From memory, where the compiler cannot see what they are: it would make
+/// them anew for every row otherwise.
+struct Masks {
+  Masks()
+      : m33(Quads{} + in_each_byte(0x33)),
+        m44(Quads{} + in_each_byte(0x44)),
+        m55(Quads{} + in_each_byte(0x55)),
+        m88(Quads{} + in_each_byte(0x88)),
+        maa(Quads{} + in_each_byte(0xaa)),
+        mcc(Quads{} + in_each_byte(0xcc)) {
+    __asm__("" : "+m"(*this));
+  }
+  Quads m33, m44, m55, m88, maa, mcc;
+};
+
 // rest_even, rest_odd: the second plane, for 3 bits.
-template <int Bits>
-inline Indices indices(const Parities& p, Quads rest_even, Quads rest_odd) {
-  constexpr std::uint64_t k33 = in_each_byte(0x33), k44 = in_each_byte(0x44);
+template <typename Lanes, int Bits>
+inline Indices indices(const Masks& m, const Parities& p, Quads rest_even, Quads rest_odd) {
   if constexpr (Bits == 1 || Bits == 3) {
-    constexpr std::uint64_t k55 = in_each_byte(0x55), kAa = in_each_byte(0xaa);
     const Quads high = p.now ^ p.flips;
-    const Quads even = (p.low & k55) | ((high << 1) & kAa);
-    const Quads odd = ((p.low >> 1) & k55) | (high & kAa);
+    const Quads even = (p.low & m.m55) | ((high + high) & m.maa);
+    const Quads odd = ((p.low >> 1) & m.m55) | (high & m.maa);
     if constexpr (Bits == 1) return {even, odd, Quads{}, Quads{}};
-    constexpr std::uint64_t kCc = in_each_byte(0xcc);
-    return {(even & k33) | ((rest_even << 2) & kCc), (odd & k33) | ((rest_odd << 2) & kCc),
-            ((even >> 2) & k33) | (rest_even & kCc), ((odd >> 2) & k33) | (rest_odd & kCc)};
+    return {(even & m.m33) | ((rest_even << 2) & m.mcc), (odd & m.m33) | ((rest_odd << 2) & m.mcc),
+            ((even >> 2) & m.m33) | (rest_even & m.mcc), ((odd >> 2) & m.m33) | (rest_odd & m.mcc)};
   } else if constexpr (Bits == 2) {
-    const Quads fields = p.now ^ (p.flips & in_each_byte(0xaa));
-    return {(fields & k33) | ((p.low << 1) & k44), ((fields >> 2) & k33) | ((p.low >> 1) & k44),
-            Quads{}, Quads{}};
+    const Quads fields = p.now ^ (p.flips & m.maa);
+    if constexpr (Lanes::kIgnoresTops) {
+      return {(fields & m.m33) | ((p.low + p.low) & ~m.m33),
+              ((fields >> 2) & m.m33) | ((p.low >> 1) & ~m.m33), Quads{}, Quads{}};
+    }
+    return {(fields & m.m33) | ((p.low + p.low) & m.m44),
+            ((fields >> 2) & m.m33) | ((p.low >> 1) & m.m44), Quads{}, Quads{}};
   } else {
-    return {p.now ^ (p.flips & in_each_byte(0x88)), p.low, Quads{}, Quads{}};
+    return {p.now ^ (p.flips & m.m88), p.low, Quads{}, Quads{}};
+  }
+}
+
+/// Where byte `at` of a field stands among the bytes of all fields, register by register.
+template <int Bits>
+constexpr std::size_t byte_of_field(std::size_t field, std::size_t at) {
+  return at / kBytes * (fields_of(Bits) * kBytes) + field * kBytes + at % kBytes;
+}
+
+/// Room for as many.
+template <int Bits>
+inline constexpr std::size_t kFieldBytes = kMaxDimension + fields_of(Bits) * kBytes;
+
+/// f(at, field, i, n): bytes at, at + 1, ... of that field are coordinates i to i + n - 1 of d, and
+/// within a register.
+template <int Bits, typename Function>
+inline void for_each_run(std::size_t d, const Function& f) {
+  constexpr std::size_t kOfBlock = plane_bytes(coded_width(Bits));
+  constexpr std::size_t kRun = kOfBlock < kBytes ? kOfBlock : kBytes;
+  const std::size_t whole = d / kBlock * kOfBlock;
+  for (std::size_t at = 0; at < whole; at += kRun) {
+    for (std::size_t field = 0; field < fields_of(Bits); ++field) {
+      f(at, field, at / kOfBlock * kBlock + field * kOfBlock + at % kOfBlock, kRun);
+    }
+  }
+  const std::size_t n = d % kBlock;
+  const std::size_t last = packed_bytes(n, coded_width(Bits));
+  for (std::size_t i = 0; i < n;) {
+    const std::size_t at = whole + i % last;
+    const std::size_t to_end = last - i % last;
+    const std::size_t in_register = kBytes - at % kBytes;
+    std::size_t run = to_end < in_register ? to_end : in_register;
+    run = n - i < run ? n - i : run;
+    f(at, i / last, d - n + i, run);
+    i += run;
   }
 }
 
@@ -112,34 +180,23 @@ inline Indices indices(const Parities& p, Quads rest_even, Quads rest_odd) {
 template <int Bits>
 class PlaneQuery {
  public:
-  PlaneQuery(const std::int8_t* query, std::size_t d)
-      : bytes_(packed_bytes(d, coded_width(Bits))), pitch_(round_up(bytes_, kBytes)) {
-    constexpr std::size_t kOfBlock = plane_bytes(coded_width(Bits));
-    const std::size_t whole = d / kBlock * kOfBlock;
-    const std::size_t last = bytes_ - whole;
-    for (std::size_t field = 0; field < kFields; ++field) {
-      std::int8_t* to = values_ + field * pitch_;
-      const std::int8_t* from = query + field * kOfBlock;
-      for (std::size_t at = 0; at < whole; at += kOfBlock, from += kBlock) {
-        std::memcpy(to + at, from, kOfBlock);
-      }
-      std::memset(to + whole, 0, pitch_ - whole);
-      const std::size_t n = d % kBlock;
-      const std::size_t start = field * last;
-      if (start < n) {
-        std::memcpy(to + whole, query + d - n + start, n - start < last ? n - start : last);
-      }
-    }
+  PlaneQuery(const std::int8_t* query, std::size_t d) {
+    // Registers read one even of no bytes.
+    const std::size_t bytes = d > 0 ? packed_bytes(d, coded_width(Bits)) : 1;
+    const std::size_t whole = d / kBlock * plane_bytes(coded_width(Bits)) / kBytes * kBytes;
+    std::memset(values_ + whole * fields_of(Bits), 0,
+                (round_up(bytes, kBytes) - whole) * fields_of(Bits));
+    for_each_run<Bits>(d, [&](std::size_t at, std::size_t field, std::size_t i, std::size_t n) {
+      std::memcpy(values_ + byte_of_field<Bits>(field, at), query + i, n);
+    });
   }
   /// Of a field of the register that begins with byte `at` of a plane.
-  const std::int8_t* of(int field, std::size_t at) const {
-    return values_ + static_cast<std::size_t>(field) * pitch_ + at;
+  [[gnu::always_inline]] const std::int8_t* of(int field, std::size_t at) const {
+    return values_ + at * fields_of(Bits) + static_cast<std::size_t>(field) * kBytes;
   }
 
  private:
-  static constexpr std::size_t kFields = fields_of(Bits);
-  std::size_t bytes_, pitch_;
-  alignas(64) std::int8_t values_[kMaxDimension + kFields * kBytes];
+  alignas(64) std::int8_t values_[kFieldBytes<Bits>];
 };
 
 /// The registers of the planes of rows of one dimension.
@@ -147,8 +204,7 @@ template <typename Lanes, int Bits>
 class Registers {
  public:
   explicit Registers(std::size_t d)
-      : d_(d),
-        bytes_(packed_bytes(d, coded_width(Bits))),
+      : bytes_(packed_bytes(d, coded_width(Bits))),
         whole_(bytes_ / kBytes * kBytes),
         rest_(bytes_ - whole_),
         rest_back_(rest_.n + Lanes::kBack < kBytes ? rest_.n + Lanes::kBack : kBytes) {}
@@ -157,7 +213,9 @@ class Registers {
   template <typename Function>
   void by_shape(const Function& f) const {
     const bool half = rest_.n <= kBytes / 2;
-    if (rest_.n == 0) {
+    if (bytes_ < 8) {
+      f(Shape<false, true, false, true>());
+    } else if (rest_.n == 0) {
       f(Shape<true, false, false>());
     } else if (whole_ == 0) {
       half ? f(Shape<false, true, true>()) : f(Shape<false, true, false>());
@@ -165,12 +223,13 @@ class Registers {
       half ? f(Shape<true, true, true>()) : f(Shape<true, true, false>());
     }
   }
-  /// Whole registers, a part of one at the end, and whether that is at most a half.
-  template <bool HasWhole, bool HasPart, bool HasHalf>
+  /// Whole registers, a part of one at the end, whether that is at most a half, and whether all are
+  /// less than eight bytes.
+  template <bool HasWhole, bool HasPart, bool HasHalf, bool IsShort = false>
   struct Shape {
-    static constexpr bool kWhole = HasWhole, kPart = HasPart, kHalf = HasHalf;
+    static constexpr bool kWhole = HasWhole, kPart = HasPart, kHalf = HasHalf, kShort = IsShort;
     /// Less halves that are taken together with another row's.
-    using Alone = Shape<HasWhole, HasPart && !HasHalf, false>;
+    using Alone = Shape<HasWhole, HasPart && !HasHalf, false, IsShort>;
   };
 
   /// f(indices, at) for each register, which begins with byte `at` of each plane. What lies past
@@ -179,7 +238,7 @@ class Registers {
   [[gnu::always_inline]] void for_each(OfShape /*shape*/, const std::uint8_t* row,
                                        const Function& f) const {
     const std::uint8_t* plane = row + 1;
-    const std::uint64_t before = bytes_before<Bits>(row, d_);
+    const std::uint64_t before = bytes_before<Bits, OfShape::kShort>(row, bytes_);
     if constexpr (OfShape::kWhole) {
       const auto read = [](const std::uint8_t* from) { return load<Quads>(from); };
       for (std::size_t at = 0; at < whole_; at += kBytes) {
@@ -188,7 +247,8 @@ class Registers {
           continue;
         }
         const Quads now = read(plane + at);
-        const Quads back = at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - Lanes::kBack);
+        const Quads back =
+            at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - Lanes::kBack);
         f(of(plane, parities<Lanes, Bits>(now, back), at, read), at);
       }
     }
@@ -210,59 +270,49 @@ class Registers {
     };
     const Quads now = read(whole_, rest_);
     const Quads back =
-        OfShape::kWhole
-            ? read(whole_ - Lanes::kBack, rest_back_)
-            : Lanes::back_of_halves(now, bytes_before<Bits>(a, d_), bytes_before<Bits>(b, d_));
+        OfShape::kWhole ? read(whole_ - Lanes::kBack, rest_back_)
+                        : Lanes::back_of_halves(now, bytes_before<Bits, OfShape::kShort>(a, bytes_),
+                                                bytes_before<Bits, OfShape::kShort>(b, bytes_));
     const Parities p = parities<Lanes, Bits>(now, back);
     if constexpr (Bits == 3) {
-      f(indices<3>(p, read(bytes_ + whole_, rest_), read(2 * bytes_ + whole_, rest_)), whole_);
+      f(indices<Lanes, 3>(masks_, p, read(bytes_ + whole_, rest_),
+                          read(2 * bytes_ + whole_, rest_)),
+        whole_);
     } else {
-      f(indices<Bits>(p, Quads{}, Quads{}), whole_);
+      f(indices<Lanes, Bits>(masks_, p, Quads{}, Quads{}), whole_);
     }
   }
-
-  std::size_t bytes() const { return bytes_; }
 
  private:
   template <typename Read>
   [[gnu::always_inline]] Indices of(const std::uint8_t* plane, const Parities& p, std::size_t at,
                                     const Read& read) const {
     if constexpr (Bits == 3) {
-      return indices<3>(p, read(plane + bytes_ + at), read(plane + 2 * bytes_ + at));
+      return indices<Lanes, 3>(masks_, p, read(plane + bytes_ + at), read(plane + 2 * bytes_ + at));
     } else {
-      return indices<Bits>(p, Quads{}, Quads{});
+      return indices<Lanes, Bits>(masks_, p, Quads{}, Quads{});
     }
   }
 
-  std::size_t d_, bytes_, whole_;
+  Masks masks_;
+  std::size_t bytes_, whole_;
   typename Lanes::Part rest_, rest_back_;
 };
 
-/// trellis_decode. levels(indices, to, pitch) writes the levels of a register, field by field.
+/// trellis_decode. levels(indices, to) writes the levels of a register, field by field.
 template <typename Lanes, int Bits, typename Function>
 inline void decode_planes(const std::uint8_t* row, std::size_t d, std::int8_t* out,
                           const Function& levels) {
-  constexpr std::size_t kOfBlock = plane_bytes(coded_width(Bits));
-  constexpr std::size_t kFields = fields_of(Bits);
-  alignas(64) std::int8_t planes[kMaxDimension + kFields * kBytes];
+  alignas(64) std::int8_t planes[kFieldBytes<Bits>];
   const Registers<Lanes, Bits> registers(d);
-  const std::size_t bytes = registers.bytes();
-  const std::size_t pitch = round_up(bytes, kBytes);
   registers.by_shape([&](auto shape) {
-    registers.for_each(shape, row,
-                       [&](const Indices& of, std::size_t at) { levels(of, planes + at, pitch); });
+    registers.for_each(shape, row, [&](const Indices& of, std::size_t at) {
+      levels(of, planes + at * fields_of(Bits));
+    });
   });
-  const std::size_t whole = d / kBlock * kOfBlock;
-  for (std::size_t at = 0; at < whole; at += kOfBlock) {
-    for (std::size_t field = 0; field < kFields; ++field, out += kOfBlock) {
-      std::memcpy(out, planes + field * pitch + at, kOfBlock);
-    }
-  }
-  const std::size_t last = bytes - whole;
-  for (std::size_t i = 0; i < d % kBlock; i += last) {
-    const std::size_t n = d % kBlock - i < last ? d % kBlock - i : last;
-    std::memcpy(out + i, planes + i / last * pitch + whole, n);
-  }
+  for_each_run<Bits>(d, [&](std::size_t at, std::size_t field, std::size_t i, std::size_t n) {
+    std::memcpy(out + i, planes + byte_of_field<Bits>(field, at), n);
+  });
 }
 
 }  // namespace

@@ -121,9 +121,9 @@ void search_pruned_batch(const Quantizer& quantizer, const ScanQueries& queries,
 
 bool can_prune(const Quantizer& quantizer, std::size_t nq, std::size_t n, std::size_t k) {
   constexpr std::size_t kFewest = 16384;  // rows from which two passes beat one
-  const bool long_rows = quantizer.dimension() >= SignPlane::kLongRows;
-  return SignPlane::supports(quantizer.options()) && (nq <= ScanQueries::kFew || long_rows) &&
-         n >= kFewest && k <= n / 32;
+  const bool supported = nq <= ScanQueries::kFew ? SignPlane::supports(quantizer.options())
+                                                 : SignPlane::supports_many(quantizer.options());
+  return supported && n >= kFewest && k <= n / 32;
 }
 
 void search_topk(const Quantizer& quantizer, Metric metric, const float* queries, std::size_t nq,

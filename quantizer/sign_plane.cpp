@@ -29,7 +29,7 @@ SignPlane::SignPlane(const Quantizer& quantizer, Metric metric)
     prefixes_.push_back({whole / part, {}, {}});
   }
   const std::size_t d = quantizer.dimension();
-  if (d >= kLongRows) {
+  if (supports_many(quantizer.options())) {
     levels_prefix_.row_bytes = kernels::round_up(std::max(d / 8, kLongRows / 2), kBlock) / 8;
   }
 }
@@ -67,7 +67,7 @@ void SignPlane::fill_block(std::size_t b, std::size_t first, std::size_t last,
   std::uint8_t* plane = signs_.data() + b * block_bytes();
   for (std::size_t row = first; row < last; ++row) {
     const std::uint8_t* code = codes + row * impl.code_size();
-    impl.kernels.decode(code, d, impl.options.bits, impl.levels.levels, levels.data());
+    impl.decode(code, impl.levels, levels.data());
     std::fill(levels.begin() + static_cast<std::ptrdiff_t>(d), levels.end(), std::int8_t{0});
     std::int32_t squares = 0;  // at most 65,536 * 61^2
     for (const std::int8_t level : levels) squares += level * level;

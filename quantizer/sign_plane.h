@@ -21,7 +21,7 @@ namespace turboquant {
 
 class SignPlane {
  public:
-  /// Dimension from which searches of many queries have a use for levels_prefix().
+  /// Dimension from which supports_many() can be.
   static constexpr std::size_t kLongRows = 384;
 
   /// The first coordinates of each row, and what turns their sums into products.
@@ -31,10 +31,16 @@ class SignPlane {
     std::vector<float> spreads;   // largest |r| / (c sqrt(d)) in each block; times s c for levels
   };
 
-  /// Codes of more than one bit whose score comes from levels alone and whose top bits are signs.
+  /// Codes of more than one bit whose score comes from levels alone.
   static bool supports(const QuantizerOptions& options) {
-    return options.bits > 1 && options.estimator != Estimator::kQjl &&
-           options.estimator != Estimator::kTrellis;
+    return options.bits > 1 && options.estimator != Estimator::kQjl;
+  }
+
+  /// Whether searches of many queries have a use for levels_prefix(). The first coordinates of a
+  /// trellis code stand all over a row.
+  static bool supports_many(const QuantizerOptions& options) {
+    return supports(options) && options.estimator != Estimator::kTrellis &&
+           options.dimension >= kLongRows;
   }
 
   SignPlane(const Quantizer& quantizer, Metric metric);

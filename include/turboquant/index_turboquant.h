@@ -68,8 +68,8 @@ struct IndexTurboQuant : faiss::IndexFlatCodes {
   /// (at .999 about one in 10,000 results is missed). Searches of more queries look at the first
   /// coordinates likewise where vectors have 384 or more, as long as that is faster. Takes
   /// ceil(d / 8) + 4 (L2: 8) bytes per vector more, and 4 per length of prefix that is looked at,
-  /// made by the first such search. Not written to index files. Codes of 1 bit, trellis codes
-  /// and the qjl estimator are always scanned whole.
+  /// made by the first such search. Not written to index files. Codes of 1 bit and the qjl
+  /// estimator are always scanned whole, trellis codes where there are more than 3 queries.
   float prune_confidence = 0;
 
   /// dimension: 1 to 65,536. metric: METRIC_INNER_PRODUCT or METRIC_L2.

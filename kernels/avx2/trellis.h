@@ -7,15 +7,17 @@
 #include "kernels/dot_by.h"
 #include "kernels/trellis_encode.h"
 #include "kernels/trellis_planes.h"
+#include "kernels/trellis_tail.h"
 
 namespace turboquant::kernels {
 namespace {
 
 // What for_each_register needs.
 struct PlaneLanes {
+  static constexpr std::size_t kBack = 16;
+  static constexpr bool kIgnoresTops = false;
   // Loads that cross cache lines cost less than shuffles.
   static constexpr bool kLoadsBefore = true;
-  static constexpr std::size_t kBack = 16;
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
     return reinterpret_cast<Quads>(_mm256_alignr_epi8(reinterpret_cast<__m256i>(now),
@@ -126,12 +128,13 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
     decode_planes<PlaneLanes, kBits>(
-        row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
+        row, d - trellis_tail(d, kBits), out, [&](const Indices& of, std::int8_t* to) {
           lookup(of, [&](int field, __m256i levels) {
-            store(to + static_cast<std::size_t>(field) * pitch, levels);
+            store(to + static_cast<std::size_t>(field) * kBytes, levels);
           });
         });
   });
+  decode_tail(row, d, table, add, out);
 }
 
 // Pair sums of level + offset that fit in 16 bits.
@@ -148,11 +151,12 @@ template <int Bits, typename Load>
   const __m256i ones = _mm256_set1_epi16(1);
   int n = 0;
   __m256i pairs = _mm256_setzero_si256();
-  lookup(of, [&](int field, __m256i levels) __attribute__((always_inline)) {
-    const __m256i product = _mm256_maddubs_epi16(levels, load(query.of(field, at)));
-    pairs = n % kSums == 0 ? product : _mm256_add_epi16(pairs, product);
-    if (++n % kSums == 0) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
-  });
+  lookup(
+      of, [&](int field, __m256i levels) __attribute__((always_inline)) {
+        const __m256i product = _mm256_maddubs_epi16(levels, load(query.of(field, at)));
+        pairs = n % kSums == 0 ? product : _mm256_add_epi16(pairs, product);
+        if (++n % kSums == 0) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+      });
   return sum;
 }
 
@@ -180,8 +184,8 @@ template <int Bits, typename OfShape>
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
     registers.last_halves(
-        shape, row[i], row[i + 2],
-        [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+        shape, row[i],
+        row[i + 2], [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
           sums[i] = add_products<Bits>(_mm256_setzero_si256(), of, lookup, query, at,
                                        [](const std::int8_t* values) {
                                          return _mm256_broadcastsi128_si256(load<__m128i>(values));
@@ -197,12 +201,12 @@ template <int Bits, typename OfShape>
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
                       std::size_t n, std::size_t d, const TrellisTable& table, QueryView query,
                       std::int32_t* dots) {
-  const std::int32_t bias = -table.offset * query.sum;
+  const std::int32_t bias = -table.offset * query_of_planes(query, d, table.bits).sum;
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, table.offset);
-    const PlaneQuery<kBits> planes(query.values, d);
-    const Registers<PlaneLanes, kBits> registers(d);
+    const PlaneQuery<kBits> planes(query.values, d - trellis_tail(d, kBits));
+    const Registers<PlaneLanes, kBits> registers(d - trellis_tail(d, kBits));
     registers.by_shape([&](auto shape) {
       using OfShape = decltype(shape);
       dot_by<4, kPrefetchBytes>(
@@ -216,7 +220,8 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
               __m256i sums[4];
 #pragma GCC unroll 4
               for (int r = 0; r < 4; ++r) {
-                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup, planes);
+                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup,
+                                              planes);
               }
               all = _mm_add_epi32(all, sum_lanes(sums[0], sums[1], sums[2], sums[3]));
             }
@@ -229,6 +234,7 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
           });
     });
   });
+  add_tail_products(codes, stride, rows, n, d, table, query, dots);
 }
 
 // Of FloatLanes: what KernelTable::trellis_encode needs.

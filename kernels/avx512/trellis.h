@@ -7,16 +7,22 @@
 #include "kernels/dot_by.h"
 #include "kernels/trellis_encode.h"
 #include "kernels/trellis_planes.h"
+#include "kernels/trellis_tail.h"
 
 namespace turboquant::kernels {
 namespace {
 
 // What for_each_register needs.
 struct PlaneLanes {
+#if defined(__AVX512VBMI__)
+  static constexpr bool kIgnoresTops = true;
+#else
+  static constexpr bool kIgnoresTops = false;
+#endif
   // Every load of a register at another place crosses a cache line.
   static constexpr bool kLoadsBefore = false;
   static constexpr std::size_t kBack = 8;
-  // Shifts of words, since shuffles are what the look-ups need.
+  // Shifts of words: there are more units for them than for shuffles, which the look-ups need.
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
     if constexpr (Bytes == 8) {
@@ -26,9 +32,8 @@ struct PlaneLanes {
     }
   }
   static Quads back_of_first(Quads now, std::uint64_t before) {
-    return reinterpret_cast<Quads>(
-        _mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
-                            _mm512_set1_epi64(static_cast<long long>(before)), 7));
+    return reinterpret_cast<Quads>(_mm512_alignr_epi64(
+        reinterpret_cast<__m512i>(now), _mm512_set1_epi64(static_cast<long long>(before)), 7));
   }
   // The first n bytes, at most a register; zeros behind.
   struct Part {
@@ -121,7 +126,7 @@ class Lookup {
         constexpr int kSelect = 0xca;  // mask ? a : b
         return _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), codes, parity, kSelect);
       };
-      f(0, look_up(first_, with_parity(even, _mm512_slli_epi16(odd, 1))));
+      f(0, look_up(first_, with_parity(even, _mm512_add_epi8(odd, odd))));
       f(1, look_up(first_, with_parity(_mm512_srli_epi16(even, 4), _mm512_srli_epi16(odd, 3))));
 #else
       const auto chosen = [&](__m512i codes, __m512i which) {
@@ -151,39 +156,48 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
     decode_planes<PlaneLanes, kBits>(
-        row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
+        row, d - trellis_tail(d, kBits), out, [&](const Indices& of, std::int8_t* to) {
           lookup(of, [&](int field, __m512i levels) {
-            store(to + static_cast<std::size_t>(field) * pitch, levels);
+            store(to + static_cast<std::size_t>(field) * kBytes, levels);
           });
         });
   });
+  decode_tail(row, d, table, add, out);
 }
 
-// Adds the products of a register of indices to two sums in turn, so that additions do not wait for
-// one another. load(values): a register of the query.
-template <int Bits, typename Load>
-[[gnu::always_inline]] inline void add_products(__m512i sums[2], const Indices& of,
-                                                const Lookup<Bits>& lookup,
-                                                const PlaneQuery<Bits>& query, std::size_t at,
-                                                const Load& load) {
-  lookup(of, [&](int field, __m512i levels) __attribute__((always_inline)) {
-    __m512i& sum = sums[field / 2 % 2];
-    sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
-  });
-}
+// Sums of products: some in turn, so that additions do not wait for one another.
+template <int Bits>
+struct ProductSums {
+  // Adds a register of indices. load(values): a register of the query.
+  template <typename Load>
+  [[gnu::always_inline]] void add(const Indices& of, const Lookup<Bits>& lookup,
+                                  const PlaneQuery<Bits>& query, std::size_t at, const Load& load) {
+    lookup(
+        of, [&](int field, __m512i levels) __attribute__((always_inline)) {
+          __m512i& sum = parts[field % kParts];
+          sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
+        });
+  }
+  __m512i total() const {
+    const __m512i sum = _mm512_add_epi32(parts[0], parts[1]);
+    if constexpr (kParts == 2) return sum;
+    return _mm512_add_epi32(sum, _mm512_add_epi32(parts[kParts - 2], parts[kParts - 1]));
+  }
+  static constexpr int kParts = Bits == 3 ? 4 : 2;  // as measured
+  __m512i parts[kParts] = {};
+};
 
 template <int Bits, typename OfShape>
 [[gnu::always_inline]] inline __m512i trellis_sums(OfShape shape, const std::uint8_t* row,
                                                    const Registers<PlaneLanes, Bits>& registers,
                                                    const Lookup<Bits>& lookup,
                                                    const PlaneQuery<Bits>& query) {
-  __m512i sums[2] = {};
+  ProductSums<Bits> sums;
   registers.for_each(
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        add_products<Bits>(sums, of, lookup, query, at,
-                           [](const std::int8_t* values) { return load512(values); });
+        sums.add(of, lookup, query, at, [](const std::int8_t* values) { return load512(values); });
       });
-  return _mm512_add_epi32(sums[0], sums[1]);
+  return sums.total();
 }
 
 // The sums of the last halves of two rows, each in half a register.
@@ -193,25 +207,25 @@ template <int Bits, typename OfShape>
                                                   const Registers<PlaneLanes, Bits>& registers,
                                                   const Lookup<Bits>& lookup,
                                                   const PlaneQuery<Bits>& query) {
-  __m512i sums[2] = {};
+  ProductSums<Bits> sums;
   registers.last_halves(
       shape, a, b, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        add_products<Bits>(sums, of, lookup, query, at, [](const std::int8_t* values) {
+        sums.add(of, lookup, query, at, [](const std::int8_t* values) {
           return _mm512_broadcast_i64x4(load<__m256i>(values));
         });
       });
-  return _mm512_add_epi32(sums[0], sums[1]);
+  return sums.total();
 }
 
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
                       std::size_t n, std::size_t d, const TrellisTable& table, QueryView query,
                       std::int32_t* dots) {
-  const std::int32_t bias = -table.offset * query.sum;
+  const std::int32_t bias = -table.offset * query_of_planes(query, d, table.bits).sum;
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, table.offset);
-    const PlaneQuery<kBits> planes(query.values, d);
-    const Registers<PlaneLanes, kBits> registers(d);
+    const PlaneQuery<kBits> planes(query.values, d - trellis_tail(d, kBits));
+    const Registers<PlaneLanes, kBits> registers(d - trellis_tail(d, kBits));
     registers.by_shape([&](auto shape) {
       using OfShape = decltype(shape);
       dot_by<4, kPrefetchBytes>(
@@ -226,7 +240,7 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
               }
             }
             if constexpr (OfShape::kHalf) {
-              // A half of a register more for each of two rows.
+          // A half of a register more for each of two rows.
 #pragma GCC unroll 2
               for (int r = 0; r < 4; r += 2) {
                 const __m512i both =
@@ -243,6 +257,7 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
           });
     });
   });
+  add_tail_products(codes, stride, rows, n, d, table, query, dots);
 }
 
 // Of FloatLanes: what KernelTable::trellis_encode needs.

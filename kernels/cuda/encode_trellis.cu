@@ -55,14 +55,16 @@ __host__ __device__ constexpr int label_of(int t, int number) {
 // The coordinate of step t; layout.dimension or more where it has none.
 __device__ int coordinate_of_step(const RowLayout& layout, int t) {
   const int width = layout.coded_width();
-  const int bytes = layout.coded_bytes();
+  const int bytes = layout.plane_bytes();
+  if (t * width >= 8 * bytes) return t;  // of the bit stream
   const int byte = t % bytes;
   const int field = t / bytes;
   const int block = byte / (8 * width);
-  const int whole = layout.dimension / 64;
-  const int of_block = block < whole ? 8 * width : (layout.dimension % 64 * width + 7) / 8;
+  const int in_planes = layout.dimension - layout.stream_codes();
+  const int whole = in_planes / 64;
+  const int of_block = block < whole ? 8 * width : (in_planes % 64 * width + 7) / 8;
   const int i = block * 64 + field * of_block + byte % (8 * width);
-  return block < whole || i < layout.dimension ? i : layout.dimension;
+  return block < whole || i < in_planes ? i : layout.dimension;
 }
 
 // Costs of the labels of a coordinate in 16 bits each, and the rests they are had with.
@@ -172,7 +174,7 @@ __global__ void __launch_bounds__(128) trellis_kernel(const __grid_constant__ Tr
   const RowLayout& layout = a.layout;
   const int d = layout.dimension;
   constexpr int kWidth = kBits == 3 ? 1 : kBits;
-  const int bytes = layout.coded_bytes();
+  const int bytes = layout.plane_bytes();
   const float* y = a.rotated.y + vector * d;
   std::uint32_t* const choices = a.choices + vector * ((a.steps + 3) / 4 * 32);
   std::uint16_t* const rests = a.rests + vector * ((a.steps + 31) / 32 * 32);
@@ -244,8 +246,9 @@ __global__ void __launch_bounds__(128) trellis_kernel(const __grid_constant__ Tr
     const int label = window & 3;
     const auto coded = static_cast<std::uint32_t>(window >> 2);
     const std::uint32_t rest = rests[t] >> (4 * label) & 15;
-    const int byte = RowLayout::kTrellisPlane + t % bytes;
-    const int field = t / bytes;
+    const bool in_stream = kBits == 3 && t >= 8 * bytes;
+    const int byte = RowLayout::kTrellisPlane + (in_stream ? t - 7 * bytes : t % bytes);
+    const int field = in_stream ? layout.stream_field() : t / bytes;
     if constexpr (kBits == 3) {
       put_bits(row, byte, field, coded);
       put_bits(row, byte + layout.top * (1 + field % 2), field / 2 * 2, rest);

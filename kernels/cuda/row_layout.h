@@ -37,7 +37,8 @@ TQ_HOST_DEVICE constexpr bool unsigned_levels(int code) {
 
 // A row of a trellis code: 8 bytes of zeros, the 8 bytes that stand before the plane with the coded
 // bits (docs/code_format.md), that plane and, for 3 bits, the two with the others, each padded with
-// zeros to 16 bytes. A chunk is of the first plane.
+// zeros to 16 bytes. A chunk is of the first plane. Codes of a bit stream behind the planes get a
+// byte each at the end of these, in the field whose bytes before are the steps before.
 struct RowLayout {
   int dimension = 0;
   int bits = 0;
@@ -53,7 +54,7 @@ struct RowLayout {
       : dimension(d), bits(b), code(trellis ? trellis_code(b) : b) {
     blocks = (d + 63) / 64;
     if (trellis) {
-      chunks = (coded_bytes() + 15) / 16;
+      chunks = (plane_bytes() + stream_codes() + 15) / 16;
       top = chunks * 16;
       stride = kTrellisPlane + top * (b == 3 ? 3 : 1);
     } else {
@@ -70,7 +71,12 @@ struct RowLayout {
   TQ_HOST_DEVICE bool trellis() const { return code > 4; }
   /// Width of a field of that plane, and its bytes.
   TQ_HOST_DEVICE int coded_width() const { return bits == 3 ? 1 : bits; }
-  TQ_HOST_DEVICE int coded_bytes() const { return (dimension * coded_width() + 7) / 8; }
+  TQ_HOST_DEVICE int plane_bytes() const {
+    return ((dimension - stream_codes()) * coded_width() + 7) / 8;
+  }
+  /// Codes of the bit stream behind the planes, and the field that has them here.
+  TQ_HOST_DEVICE int stream_codes() const { return bits == 3 ? dimension % 8 : 0; }
+  TQ_HOST_DEVICE int stream_field() const { return dimension < 8 ? 0 : 7; }
 
   /// Query values of a group that a scan takes: chunks past the last one count as zeros.
   std::size_t operand_bytes() const {
@@ -109,10 +115,15 @@ TQ_HOST_DEVICE constexpr int trellis_coordinate_of(int code, int dimension, int 
                                 : 4 * (byte % 2) + reg % 8 / 2;
   const int of_block = 8 * width;
   const int block = plane_byte / of_block;
-  const int rest = dimension % 64;
-  const int bytes = block < dimension / 64 ? of_block : (rest * width + 7) / 8;
+  const int in_planes = bits == 3 ? dimension / 8 * 8 : dimension;
+  if (bits == 3 && plane_byte >= dimension / 8) {
+    const int i = in_planes + plane_byte - dimension / 8;
+    return field == (dimension < 8 ? 0 : 7) && i < dimension ? i : dimension;
+  }
+  const int rest = in_planes % 64;
+  const int bytes = block < in_planes / 64 ? of_block : (rest * width + 7) / 8;
   const int at = plane_byte % of_block;
-  if (block > dimension / 64 || at >= bytes) return dimension;
+  if (block > in_planes / 64 || at >= bytes) return dimension;
   return 64 * block + field * bytes + at;
 }
 

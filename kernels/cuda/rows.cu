@@ -111,7 +111,8 @@ __global__ void convert_trellis_kernel(RowLayout layout, RowPointers rows, size_
   std::uint8_t* ours = rows.codes + row * layout.stride;
   std::uint8_t* theirs = bytes + row * code_size;
   const int width = layout.coded_width();
-  const int of_plane = layout.coded_bytes();
+  const int of_plane = layout.plane_bytes();
+  const int stream = layout.stream_codes();
   const int planes = layout.bits == 3 ? 3 : 1;
   std::uint8_t* const before = ours + RowLayout::kTrellisPlane;
   for (int plane = 0; plane < planes; ++plane) {
@@ -125,12 +126,37 @@ __global__ void convert_trellis_kernel(RowLayout layout, RowPointers rows, size_
       }
     }
   }
+  __syncwarp();
   if (lane != 0) return;
+  // Codes of three bits.
+  std::uint8_t* const their_stream = theirs + 1 + planes * of_plane;
+  const int stream_bytes = (3 * stream + 7) / 8;
+  const int field = layout.stream_field();
+  std::uint8_t* const our_coded = before + of_plane;
+  std::uint8_t* const our_rest = our_coded + layout.top * (1 + field % 2);
+  std::uint32_t codes = 0;
+  for (int i = 0; kToDevice && i < stream_bytes; ++i) {
+    codes |= static_cast<std::uint32_t>(their_stream[i]) << (8 * i);
+  }
+  for (int j = 0; j < stream; ++j) {
+    if (kToDevice) {
+      our_coded[j] = static_cast<std::uint8_t>((codes >> (3 * j + 2) & 1) << field);
+      our_rest[j] = static_cast<std::uint8_t>((codes >> (3 * j) & 3) << (field / 2 * 2));
+    } else {
+      const std::uint32_t rest = our_rest[j] >> (field / 2 * 2) & 3u;
+      codes |= ((our_coded[j] >> field & 1u) << 2 | rest) << (3 * j);
+    }
+  }
+  for (int i = 0; !kToDevice && i < stream_bytes; ++i) {
+    their_stream[i] = static_cast<std::uint8_t>(codes >> (8 * i));
+  }
   if (kToDevice) {
     // The end of the plane, a field further up, and the first state in the lowest fields.
     const unsigned state = theirs[0];
     for (int k = 1; k <= 8; ++k) {
-      const unsigned end = k <= of_plane ? theirs[1 + of_plane - k] : before[of_plane - k];
+      const unsigned end = of_plane == 0   ? 0
+                           : k <= of_plane ? theirs[1 + of_plane - k]
+                                           : before[of_plane - k];
       before[-k] = static_cast<std::uint8_t>(end << width | (state >> (k - 1) & 1) << (width - 1));
       before[-8 - k] = 0;
     }
@@ -139,7 +165,7 @@ __global__ void convert_trellis_kernel(RowLayout layout, RowPointers rows, size_
     for (int k = 1; k <= 8; ++k) state |= (before[-k] >> (width - 1) & 1u) << (k - 1);
     theirs[0] = static_cast<std::uint8_t>(state);
   }
-  convert_factors<kToDevice>(rows, row, theirs + 1 + planes * of_plane);
+  convert_factors<kToDevice>(rows, row, their_stream + stream_bytes);
 }
 
 __global__ void gather_kernel(RowLayout layout, RowPointers from, const std::uint32_t* chosen,

@@ -7,14 +7,16 @@
 #include "kernels/dot_by.h"
 #include "kernels/trellis_encode.h"
 #include "kernels/trellis_planes.h"
+#include "kernels/trellis_tail.h"
 
 namespace turboquant::kernels {
 namespace {
 
 // What Registers needs.
 struct PlaneLanes {
-  static constexpr bool kLoadsBefore = true;
   static constexpr std::size_t kBack = 16;
+  static constexpr bool kIgnoresTops = false;
+  static constexpr bool kLoadsBefore = true;
   template <int Bytes>
   static Quads before(Quads now, Quads back) {
     return reinterpret_cast<Quads>(vextq_u8(reinterpret_cast<uint8x16_t>(back),
@@ -96,12 +98,13 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, add);
     decode_planes<PlaneLanes, kBits>(
-        row, d, out, [&](const Indices& of, std::int8_t* to, std::size_t pitch) {
+        row, d - trellis_tail(d, kBits), out, [&](const Indices& of, std::int8_t* to) {
           lookup(of, [&](int field, int8x16_t levels) {
-            vst1q_s8(to + static_cast<std::size_t>(field) * pitch, levels);
+            vst1q_s8(to + static_cast<std::size_t>(field) * kBytes, levels);
           });
         });
   });
+  decode_tail(row, d, table, add, out);
 }
 
 template <int Bits, typename OfShape>
@@ -114,8 +117,7 @@ template <int Bits, typename OfShape>
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
         lookup(of, [&](int field, int8x16_t levels) {
           int32x4_t& sum = sums[field % 2];
-          sum =
-              vdotq_s32(sum, levels, vld1q_s8(query.of(field, at)));
+          sum = vdotq_s32(sum, levels, vld1q_s8(query.of(field, at)));
         });
       });
   return vaddq_s32(sums[0], sums[1]);
@@ -127,14 +129,15 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const Lookup<kBits> lookup(table, 0);
-    const PlaneQuery<kBits> planes(query.values, d);
-    const Registers<PlaneLanes, kBits> registers(d);
+    const PlaneQuery<kBits> planes(query.values, d - trellis_tail(d, kBits));
+    const Registers<PlaneLanes, kBits> registers(d - trellis_tail(d, kBits));
     registers.by_shape([&](auto shape) {
       dot_by<1, 0>(codes, stride, rows, n, dots, [&](const std::uint8_t* const row[1]) {
         return vaddvq_s32(trellis_sums<kBits>(shape, row[0], registers, lookup, planes));
       });
     });
   });
+  add_tail_products(codes, stride, rows, n, d, table, query, dots);
 }
 
 // Of FloatLanes: what KernelTable::trellis_encode needs.

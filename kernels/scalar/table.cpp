@@ -242,19 +242,64 @@ LabelCosts label_costs(float y, const TrellisTable& table) {
   return best;
 }
 
-// Puts `value` into a field that is 0.
-void put_field(std::uint8_t* plane, PlanePlace at, int width, unsigned value) {
-  plane[at.byte] = static_cast<std::uint8_t>(plane[at.byte] |
-                                             value << static_cast<std::size_t>(width) * at.field);
+// The coordinate of step t; d or more where there is none.
+std::size_t coordinate_of_step(std::size_t t, std::size_t d, int bits) {
+  const std::size_t tail = trellis_tail(d, bits);
+  if (t >= trellis_steps(d - tail, bits)) return t;
+  const std::size_t bytes = trellis_plane_bytes(d, bits);
+  const std::size_t i = plane_coordinate({t % bytes, t / bytes}, d - tail, coded_width(bits));
+  return i < d - tail ? i : d;
+}
+
+std::size_t step_of_coordinate(std::size_t i, std::size_t d, int bits) {
+  const std::size_t in_planes = d - trellis_tail(d, bits);
+  if (i >= in_planes) return i;
+  const PlanePlace at = plane_place(i, in_planes, coded_width(bits));
+  return at.field * trellis_plane_bytes(d, bits) + at.byte;
+}
+
+// Where the coded bit and the lowest bit of the rest of a step are: bits of the row.
+struct StepPlace {
+  std::size_t coded, rest;
+};
+
+StepPlace step_place(std::size_t t, std::size_t d, int bits) {
+  const std::size_t tail = trellis_tail(d, bits);
+  const std::size_t in_planes = trellis_steps(d - tail, bits);
+  if (t >= in_planes) {
+    const std::size_t code = 8 * trellis_bytes(d - tail, bits) + 3 * (t - in_planes);
+    return {code + 2, code};
+  }
+  const std::size_t bytes = trellis_plane_bytes(d, bits);
+  const PlanePlace at{t % bytes, t / bytes};
+  const auto width = static_cast<std::size_t>(coded_width(bits));
+  const std::size_t field = 8 * (1 + at.byte) + width * at.field;
+  if (bits != 3) return {field + width - 1, field};
+  const PlanePlace rest = rest_place(at, bytes);
+  return {field, 8 * (1 + bytes + rest.byte) + 2 * rest.field};
+}
+
+unsigned get_bits(const std::uint8_t* row, std::size_t at, int n) {
+  unsigned value = 0;
+  for (int k = n; k-- > 0;) {
+    const std::size_t bit = at + static_cast<std::size_t>(k);
+    value = value << 1 | (row[bit / 8] >> bit % 8 & 1u);
+  }
+  return value;
+}
+
+// Into bits that are 0.
+void put_bits(std::uint8_t* row, std::size_t at, unsigned value) {
+  for (; value != 0; value >>= 1, ++at) {
+    row[at / 8] = static_cast<std::uint8_t>(row[at / 8] | (value & 1u) << at % 8);
+  }
 }
 
 void trellis_encode(const float* y, std::size_t d, const TrellisTable& table, std::uint8_t* work,
                     std::uint8_t* row) {
-  const int width = coded_width(table.bits);
-  const std::size_t bytes = packed_bytes(d, width);
   const std::size_t steps = trellis_steps(d, table.bits);
   const auto costs_at = [&](std::size_t t) {
-    const std::size_t i = plane_coordinate({t % bytes, t / bytes}, d, width);
+    const std::size_t i = coordinate_of_step(t, d, table.bits);
     return i < d ? label_costs(y[i], table) : LabelCosts{};
   };
   std::int32_t sums[256] = {};
@@ -275,39 +320,24 @@ void trellis_encode(const float* y, std::size_t d, const TrellisTable& table, st
   std::memset(row, 0, trellis_bytes(d, table.bits));
   for (std::size_t t = steps; t-- > 0;) {
     const unsigned window = state + 256u * work[256 * t + state];
-    const unsigned coded = window & 1;
-    const unsigned rest = costs_at(t).rest[trellis_label(window, table.bits)];
-    const PlanePlace at{t % bytes, t / bytes};
-    if (table.bits == 3) {
-      put_field(row + 1, at, 1, coded);
-      put_field(row + 1 + bytes, rest_place(at, bytes), 2, rest);
-    } else {
-      put_field(row + 1, at, width, coded << (width - 1) | rest);
-    }
+    const StepPlace at = step_place(t, d, table.bits);
+    put_bits(row, at.coded, window & 1);
+    put_bits(row, at.rest, costs_at(t).rest[trellis_label(window, table.bits)]);
     state = window >> 1;
   }
   row[0] = static_cast<std::uint8_t>(state);
 }
 
-unsigned field(const std::uint8_t* plane, PlanePlace at, int width) {
-  return plane[at.byte] >> static_cast<std::size_t>(width) * at.field & ((1u << width) - 1);
-}
-
 std::int8_t trellis_level(const std::uint8_t* row, std::size_t i, std::size_t d,
                           const TrellisTable& table) {
-  const int width = coded_width(table.bits);
-  const std::size_t bytes = packed_bytes(d, width);
-  const PlanePlace at = plane_place(i, d, width);
-  const std::size_t t = at.field * bytes + at.byte;
+  const std::size_t t = step_of_coordinate(i, d, table.bits);
   unsigned window = 0;
   for (std::size_t k = 0; k <= kMemory; ++k) {
-    const unsigned bit =
-        t < k ? row[0] >> (k - t - 1) & 1u
-              : field(row + 1, {(t - k) % bytes, (t - k) / bytes}, width) >> (width - 1);
+    const unsigned bit = t < k ? row[0] >> (k - t - 1) & 1u
+                               : get_bits(row, step_place(t - k, d, table.bits).coded, 1);
     window |= bit << k;
   }
-  const unsigned rest = table.bits == 3 ? field(row + 1 + bytes, rest_place(at, bytes), 2)
-                                        : field(row + 1, at, width) & ((1u << (width - 1)) - 1);
+  const unsigned rest = get_bits(row, step_place(t, d, table.bits).rest, table.bits - 1);
   return table.levels[4 * rest + trellis_label(window, table.bits)];
 }
 

@@ -294,32 +294,45 @@ TEST_P(Backend, TrellisEncode) {
 std::vector<int> trellis_levels(const std::vector<std::uint8_t>& row, std::size_t d,
                                 const TrellisTable& table) {
   const auto width = static_cast<std::size_t>(table.bits == 3 ? 1 : table.bits);
-  const std::size_t bytes = (d * width + 7) / 8;
+  const std::size_t in_planes = table.bits == 3 ? d / 8 * 8 : d;
+  const std::size_t bytes = (in_planes * width + 7) / 8;
   const std::size_t whole = d / 64 * 64;
   std::vector<int> levels(d, 1000);
   std::vector<int> coded;  // from the oldest on
   for (int k = 8; k >= 1; --k) coded.push_back(row[0] >> (k - 1) & 1);
+  const auto level = [&](int rest) {
+    const int* now = &coded.back();
+    const int low = table.bits == 4 ? now[-5] : now[-2] ^ now[-5] ^ now[-7];
+    const int high = now[0] ^ now[-1] ^ now[-8];
+    return table.levels[4 * rest + 2 * high + low];
+  };
   for (std::size_t field = 0; field < 8 / width; ++field) {
     for (std::size_t byte = 0; byte < bytes; ++byte) {
       const int code = row[1 + byte] >> (width * field) & ((1 << width) - 1);
       coded.push_back(code >> (width - 1));
-      const int* now = &coded.back();
-      const int low = table.bits == 4 ? now[-5] : now[-2] ^ now[-5] ^ now[-7];
-      const int high = now[0] ^ now[-1] ^ now[-8];
       std::size_t i;
       if (byte < whole * width / 8) {
         i = byte / (8 * width) * 64 + field * 8 * width + byte % (8 * width);
       } else {
         i = whole + field * (bytes - whole * width / 8) + byte - whole * width / 8;
       }
-      if (i >= d) continue;
+      if (i >= in_planes) continue;
       int rest = code & ((1 << (width - 1)) - 1);
       if (table.bits == 3) {
         rest = row[1 + bytes + bytes * (field % 2) + byte] >> (2 * (field / 2)) & 3;
       }
       EXPECT_EQ(levels[i], 1000) << "two places for one coordinate";
-      levels[i] = table.levels[4 * rest + 2 * high + low];
+      levels[i] = level(rest);
     }
+  }
+  for (std::size_t i = in_planes; i < d; ++i) {
+    int code = 0;
+    for (int k = 0; k < 3; ++k) {
+      const std::size_t bit = 3 * (i - in_planes) + static_cast<std::size_t>(k);
+      code |= (row[1 + 3 * bytes + bit / 8] >> bit % 8 & 1) << k;
+    }
+    coded.push_back(code >> 2);
+    levels[i] = level(code & 3);
   }
   return levels;
 }

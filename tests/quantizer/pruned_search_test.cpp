@@ -172,7 +172,28 @@ TEST(PrunedSearch, WhatItIsFor) {
   EXPECT_FALSE(can_prune(four, 1, kRows, kRows / 16));
   EXPECT_FALSE(can_prune(Quantizer(Set::options(1, kIp, Estimator::kTurboQuant)), 1, kRows, 10));
   EXPECT_FALSE(can_prune(Quantizer(Set::options(4, kIp, Estimator::kQjl)), 1, kRows, 10));
-  EXPECT_FALSE(can_prune(Quantizer(Set::options(4, kIp, Estimator::kTrellis)), 1, kRows, 10));
+  EXPECT_FALSE(can_prune(Quantizer(Set::options(1, kIp, Estimator::kTrellis)), 1, kRows, 10));
+  EXPECT_TRUE(can_prune(Quantizer(Set::options(4, kIp, Estimator::kTrellis)), 1, kRows, 10));
+  QuantizerOptions long_rows = Set::options(4, kIp, Estimator::kTurboQuant);
+  long_rows.dimension = 768;
+  EXPECT_TRUE(can_prune(Quantizer(long_rows), 100, kRows, 10));
+  long_rows.estimator = Estimator::kTrellis;
+  EXPECT_TRUE(can_prune(Quantizer(long_rows), 1, kRows, 10));
+  EXPECT_FALSE(can_prune(Quantizer(long_rows), 100, kRows, 10));
+}
+
+TEST(PrunedSearch, TrellisCodes) {
+  for (const int bits : {2, 3, 4}) {
+    for (const Metric metric : {kIp, kL2}) {
+      const Set set(bits, metric, around_centres(kRows, 1), around_centres(kQueries, 2),
+                    Estimator::kTrellis);
+      const Answer all = set.search(10, 0);
+      EXPECT_GE(kept(all, set.search(10, 0.999f), 10), 0.998) << bits;
+      EXPECT_EQ(set.search(10, 0.9999999f).ids, all.ids) << bits;
+      // The bound decides.
+      EXPECT_LT(kept(set.search(100, 0), set.search(100, 0.51f), 100), 0.99) << bits;
+    }
+  }
 }
 
 }  // namespace

@@ -67,6 +67,14 @@ TEST(Trellis, TargetsAreLevelsInUnitsOfTheEncoder) {
   }
 }
 
+TEST(Trellis, BytesOfARow) {
+  for (std::size_t d = 1; d <= 300; ++d) {
+    for (int bits = 1; bits <= 4; ++bits) {
+      EXPECT_EQ(kernels::trellis_bytes(d, bits), 1 + (d * static_cast<std::size_t>(bits) + 7) / 8);
+    }
+  }
+}
+
 // Every coordinate has a place of its own in the planes, and the places give it back.
 TEST(Trellis, PlacesOfCoordinates) {
   for (std::size_t d = 1; d <= 300; ++d) {
