@@ -21,6 +21,11 @@ constexpr std::size_t kLikely = 4;    // so many times k rows are scored to find
 constexpr std::size_t kSurplus = 64;  // one row in so many may pass unexpectedly
 constexpr std::size_t kAhead = 4096;  // bytes: where hardware prefetchers stop
 
+// As good as random, the same everywhere: Fibonacci hashing.
+std::size_t scattered(std::size_t x) {
+  return static_cast<std::size_t>((std::uint64_t{x} + 1) * 0x9e3779b97f4a7c15u >> 40);
+}
+
 // A query as KernelTable::sign_sums takes it: sums of signed values, brought to 0 to kMostSign.
 struct SignQuery {
   SignQuery(const std::int8_t* values, std::size_t row_bytes, double confidence)
@@ -133,7 +138,10 @@ class PrunedSearch {
   bool try_sample(std::size_t k, std::size_t parts) {
     Sample sample;
     const std::size_t step = std::min(kSample, chunks_);
-    for (std::size_t c = step / 2; c < chunks_; c += step) {
+    // One of each `step` chunks, never at the same place: rows may come in a rhythm of their own.
+    for (std::size_t first = 0; first < chunks_; first += step) {
+      const std::size_t c = first + scattered(first) % step;
+      if (c >= chunks_) break;
       sample.chunks.push_back(c);
       sample.rows += chunk_rows(c);
     }

@@ -2,7 +2,7 @@
 """One query at a time: pruned scans beside whole ones, over usual rows and over hard ones.
 
   bench/ann/pruned.py --rows 1000000 --sets wordnet clusters
-  bench/ann/pruned.py --rows 250000 --sets identical nearly half tenth between
+  bench/ann/pruned.py --rows 250000 --sets identical nearly half tenth most
 
 Searches take turns, query by query. Rows are made and added in blocks, so that no more than the
 codes stays in memory.
@@ -24,7 +24,7 @@ from annbench.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = 32768
-SAMPLED = 512  # rows that a pruned scan samples together, one such chunk in 32
+STRETCH = 512  # a pruned scan samples one in 32 of so many rows
 
 HEADER = ["rows", "whole, ms", "pruned, ms", "times as fast", "kept of the whole scan's"]
 HEADER += ["recall, whole", "recall, pruned"]
@@ -103,13 +103,13 @@ SETS: dict[str, tuple[str, Callable]] = {
         "one row after another in the first hundredth",
         around(0.3, lambda ids, rows: ids < rows // 100),
     ),
-    "between": (
-        "everywhere but where the scan samples",
-        around(0.3, lambda ids, _: ids // SAMPLED % 32 != 16),
+    "most": (
+        "all but every 32nd stretch of 512 rows",
+        around(0.3, lambda ids, _: ids // STRETCH % 32 != 16),
     ),
-    "sampled": (
-        "only where the scan samples",
-        around(0.3, lambda ids, _: ids // SAMPLED % 32 == 16),
+    "few": (
+        "every 32nd stretch of 512 rows",
+        around(0.3, lambda ids, _: ids // STRETCH % 32 == 16),
     ),
 }
 
