@@ -27,8 +27,8 @@ struct Parities {
   Quads now, flips, low;
 };
 
-// back: for each Lanes::kBack bytes of `now` as many bytes before them. Lanes brings what the vector
-// extensions cannot say.
+// back: for each Lanes::kBack bytes of `now` as many bytes before them. Lanes brings what the
+// vector extensions cannot say.
 template <typename Lanes, int Bits>
 inline Parities parities(Quads now, Quads back) {
   static_assert(low_taps(1) == 0x0a4 && low_taps(4) == 0x020 && kHighTaps == 0x103);
@@ -188,7 +188,8 @@ class Registers {
           continue;
         }
         const Quads now = read(plane + at);
-        const Quads back = at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - Lanes::kBack);
+        const Quads back =
+            at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - Lanes::kBack);
         f(of(plane, parities<Lanes, Bits>(now, back), at, read), at);
       }
     }
@@ -209,10 +210,9 @@ class Registers {
       return Lanes::two_halves(part.load_half(a + 1 + at), part.load_half(b + 1 + at));
     };
     const Quads now = read(whole_, rest_);
-    const Quads back =
-        OfShape::kWhole
-            ? read(whole_ - Lanes::kBack, rest_back_)
-            : Lanes::back_of_halves(now, bytes_before<Bits>(a, d_), bytes_before<Bits>(b, d_));
+    const Quads back = OfShape::kWhole ? read(whole_ - Lanes::kBack, rest_back_)
+                                       : Lanes::back_of_halves(now, bytes_before<Bits>(a, d_),
+                                                               bytes_before<Bits>(b, d_));
     const Parities p = parities<Lanes, Bits>(now, back);
     if constexpr (Bits == 3) {
       f(indices<3>(p, read(bytes_ + whole_, rest_), read(2 * bytes_ + whole_, rest_)), whole_);

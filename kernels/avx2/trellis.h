@@ -148,11 +148,12 @@ template <int Bits, typename Load>
   const __m256i ones = _mm256_set1_epi16(1);
   int n = 0;
   __m256i pairs = _mm256_setzero_si256();
-  lookup(of, [&](int field, __m256i levels) __attribute__((always_inline)) {
-    const __m256i product = _mm256_maddubs_epi16(levels, load(query.of(field, at)));
-    pairs = n % kSums == 0 ? product : _mm256_add_epi16(pairs, product);
-    if (++n % kSums == 0) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
-  });
+  lookup(
+      of, [&](int field, __m256i levels) __attribute__((always_inline)) {
+        const __m256i product = _mm256_maddubs_epi16(levels, load(query.of(field, at)));
+        pairs = n % kSums == 0 ? product : _mm256_add_epi16(pairs, product);
+        if (++n % kSums == 0) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+      });
   return sum;
 }
 
@@ -180,8 +181,8 @@ template <int Bits, typename OfShape>
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
     registers.last_halves(
-        shape, row[i], row[i + 2],
-        [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+        shape, row[i],
+        row[i + 2], [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
           sums[i] = add_products<Bits>(_mm256_setzero_si256(), of, lookup, query, at,
                                        [](const std::int8_t* values) {
                                          return _mm256_broadcastsi128_si256(load<__m128i>(values));
@@ -216,7 +217,8 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
               __m256i sums[4];
 #pragma GCC unroll 4
               for (int r = 0; r < 4; ++r) {
-                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup, planes);
+                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup,
+                                              planes);
               }
               all = _mm_add_epi32(all, sum_lanes(sums[0], sums[1], sums[2], sums[3]));
             }

@@ -26,9 +26,8 @@ struct PlaneLanes {
     }
   }
   static Quads back_of_first(Quads now, std::uint64_t before) {
-    return reinterpret_cast<Quads>(
-        _mm512_alignr_epi64(reinterpret_cast<__m512i>(now),
-                            _mm512_set1_epi64(static_cast<long long>(before)), 7));
+    return reinterpret_cast<Quads>(_mm512_alignr_epi64(
+        reinterpret_cast<__m512i>(now), _mm512_set1_epi64(static_cast<long long>(before)), 7));
   }
   // The first n bytes, at most a register; zeros behind.
   struct Part {
@@ -166,10 +165,11 @@ template <int Bits, typename Load>
                                                 const Lookup<Bits>& lookup,
                                                 const PlaneQuery<Bits>& query, std::size_t at,
                                                 const Load& load) {
-  lookup(of, [&](int field, __m512i levels) __attribute__((always_inline)) {
-    __m512i& sum = sums[field / 2 % 2];
-    sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
-  });
+  lookup(
+      of, [&](int field, __m512i levels) __attribute__((always_inline)) {
+        __m512i& sum = sums[field / 2 % 2];
+        sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
+      });
 }
 
 template <int Bits, typename OfShape>
@@ -226,7 +226,7 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
               }
             }
             if constexpr (OfShape::kHalf) {
-              // A half of a register more for each of two rows.
+          // A half of a register more for each of two rows.
 #pragma GCC unroll 2
               for (int r = 0; r < 4; r += 2) {
                 const __m512i both =

@@ -114,8 +114,7 @@ template <int Bits, typename OfShape>
       shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
         lookup(of, [&](int field, int8x16_t levels) {
           int32x4_t& sum = sums[field % 2];
-          sum =
-              vdotq_s32(sum, levels, vld1q_s8(query.of(field, at)));
+          sum = vdotq_s32(sum, levels, vld1q_s8(query.of(field, at)));
         });
       });
   return vaddq_s32(sums[0], sums[1]);
