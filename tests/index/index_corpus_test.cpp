@@ -1,4 +1,5 @@
 // The kept index files: written the same today, and read without a crash.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -57,6 +58,14 @@ TEST(IndexCorpus, KeptPackedFilesAreReadAsWhatTheyAre) {
   EXPECT_EQ(files, 8);
 }
 
+// Its codes are of another trellis, as an earlier program had it: same parameters, same sizes.
+TEST(IndexCorpus, CodesOfAnotherTrellisAreRefused) {
+  const auto bytes = load(kCorpus / "other_trellis_TQ3t");
+  ASSERT_FALSE(bytes.empty());
+  EXPECT_THAT(test::error_of([&] { read_flat_index(bytes.data(), bytes.size()); }),
+              testing::HasSubstr("another rotation or level table"));
+}
+
 TEST(IndexCorpus, NoFileCrashesTheReader) {
   int files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(kCorpus)) {
@@ -64,7 +73,7 @@ TEST(IndexCorpus, NoFileCrashesTheReader) {
     test::fuzz_index_file(bytes.data(), bytes.size());
     ++files;
   }
-  EXPECT_EQ(files, 44);
+  EXPECT_EQ(files, 45);
 }
 
 }  // namespace
