@@ -242,14 +242,16 @@ class Registers {
     if constexpr (OfShape::kWhole) {
       const auto read = [](const std::uint8_t* from) { return load<Quads>(from); };
       for (std::size_t at = 0; at < whole_; at += kBytes) {
-        if (at > 0 && Lanes::kLoadsBefore) {
-          f(of(plane, parities_at<Bits>(plane + at), at, read), at);
-          continue;
+        Parities p;
+        if (Lanes::kLoadsBefore && at > 0) {
+          p = parities_at<Bits>(plane + at);
+        } else {
+          const Quads now = read(plane + at);
+          const bool first = Lanes::kLoadsBefore || at == 0;
+          p = parities<Lanes, Bits>(
+              now, first ? Lanes::back_of_first(now, before) : read(plane + at - Lanes::kBack));
         }
-        const Quads now = read(plane + at);
-        const Quads back =
-            at == 0 ? Lanes::back_of_first(now, before) : read(plane + at - Lanes::kBack);
-        f(of(plane, parities<Lanes, Bits>(now, back), at, read), at);
+        f(of(plane, p, at, read), at);
       }
     }
     if constexpr (OfShape::kPart) {
