@@ -19,7 +19,10 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
-bool has_vbmi() { return has_avx512() && __builtin_cpu_supports("avx512vbmi"); }
+bool has_vbmi() {
+  return has_avx512() && __builtin_cpu_supports("avx512vbmi") &&
+         __builtin_cpu_supports("avx512vbmi2");
+}
 #endif
 
 #if defined(TQ_HAVE_NEON)

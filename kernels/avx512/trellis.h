@@ -28,7 +28,12 @@ struct PlaneLanes {
     if constexpr (Bytes == 8) {
       return back;
     } else {
+#if defined(__AVX512VBMI2__)
+      return reinterpret_cast<Quads>(_mm512_shldi_epi64(
+          reinterpret_cast<__m512i>(now), reinterpret_cast<__m512i>(back), 8 * Bytes));
+#else
       return (now << 8 * Bytes) ^ (back >> (64 - 8 * Bytes));
+#endif
     }
   }
   static Quads back_of_first(Quads now, std::uint64_t before) {
