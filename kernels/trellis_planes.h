@@ -65,16 +65,29 @@ struct FirstStates {
 template <int Width>
 inline constexpr FirstStates<Width> kFirstStates{};
 
-// bytes_before of a plane of less than eight bytes.
-[[gnu::noinline]] std::uint64_t bytes_before_short(const std::uint8_t* plane, std::size_t bytes,
-                                                   int width, std::uint64_t state) {
-  std::uint8_t before[16] = {};
-  std::memcpy(before + 8, plane, bytes);
-  for (std::size_t k = 1; k <= 8; ++k) {
-    before[8 - k] =
-        static_cast<std::uint8_t>(before[8 - k + bytes] << width | (state >> (8 * (8 - k)) & 0xff));
+// A plane of less than eight bytes, on top of zeros.
+inline std::uint64_t load_short(const std::uint8_t* plane, std::size_t bytes) {
+  if (bytes == 0) return 0;
+  std::uint64_t value = 0;
+  if (bytes >= 4) {
+    value = load<std::uint32_t>(plane) |
+            static_cast<std::uint64_t>(load<std::uint32_t>(plane + bytes - 4)) << 8 * (bytes - 4);
+  } else {
+    const std::size_t places[] = {0, bytes / 2, bytes - 1};
+    for (const std::size_t at : places) value |= static_cast<std::uint64_t>(plane[at]) << 8 * at;
   }
-  return load<std::uint64_t>(before);
+  return value << 8 * (8 - bytes);
+}
+
+// bytes_before of such a plane: each turn makes the bytes right that lie a plane further back.
+inline std::uint64_t bytes_before_short(std::uint64_t plane, std::size_t bytes, std::uint64_t upper,
+                                        int width, std::uint64_t state) {
+  if (bytes == 0) return state;
+  std::uint64_t before = 0;
+  for (std::size_t right = 0; right < 8; right += bytes) {
+    before = ((plane | before >> 8 * bytes) << width & upper) | state;
+  }
+  return before;
 }
 
 // What stands in the eight bytes before a plane of that many bytes: its end, a field further up,
@@ -84,10 +97,10 @@ template <int Bits, bool Short>
                                                          std::size_t bytes) {
   constexpr int kCoded = coded_width(Bits);
   const std::uint64_t state = kFirstStates<kCoded>.bytes[row[0]];
+  constexpr std::uint64_t kUpper = in_each_byte(0xffu << kCoded & 0xffu);
   if constexpr (Short) {
-    return bytes_before_short(row + 1, bytes, kCoded, state);
+    return bytes_before_short(load_short(row + 1, bytes), bytes, kUpper, kCoded, state);
   } else {
-    constexpr std::uint64_t kUpper = in_each_byte(0xffu << kCoded & 0xffu);
     return (load<std::uint64_t>(row + 1 + bytes - 8) << kCoded & kUpper) | state;
   }
 }

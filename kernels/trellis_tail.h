@@ -3,10 +3,10 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/code_layout.h"
 #include "kernels/kernel_table.h"
+#include "kernels/trellis_planes.h"
 
 namespace turboquant::kernels {
 namespace {
@@ -23,17 +23,15 @@ inline constexpr WindowLabels<Bits> kWindowLabels{};
 
 // The last eight coded bits of a plane of that many bytes, the newest in bit 0.
 inline unsigned last_coded_bits(const std::uint8_t* row, std::size_t bytes) {
+  if (bytes == 0) return row[0];
+  std::uint64_t end;
   if (bytes >= 8) {
-    // The top bits of eight bytes, the last one's first.
-    std::uint64_t end;
-    std::memcpy(&end, row + 1 + bytes - 8, sizeof end);
-    return static_cast<unsigned>((end >> 7 & 0x0101010101010101u) * 0x8040201008040201u >> 56);
+    end = load<std::uint64_t>(row + 1 + bytes - 8);
+  } else {
+    end = load_short(row + 1, bytes) | bytes_before<3, true>(row, bytes) >> 8 * bytes;
   }
-  unsigned state = row[0];
-  for (std::size_t t = 0; t < 8 * bytes; ++t) {
-    state = (state << 1 | (row[1 + t % bytes] >> t / bytes & 1u)) & 0xff;
-  }
-  return state;
+  // The top bits of eight bytes, the last one's first.
+  return static_cast<unsigned>((end >> 7 & 0x0101010101010101u) * 0x8040201008040201u >> 56);
 }
 
 /// f(i, level) for the coordinates past the last whole eight of a 3-bit row.
@@ -42,8 +40,8 @@ inline void for_each_of_tail(const std::uint8_t* row, std::size_t d, const Trell
                              const Function& f) {
   const std::size_t bytes = d / 8;
   unsigned window = last_coded_bits(row, bytes);
-  std::uint32_t codes = 0;
-  std::memcpy(&codes, row + 1 + 3 * bytes, packed_bytes(d % 8, 3));
+  const std::size_t of_stream = packed_bytes(d % 8, 3);
+  std::uint64_t codes = load_short(row + 1 + 3 * bytes, of_stream) >> 8 * (8 - of_stream);
   for (std::size_t i = 8 * bytes; i < d; ++i, codes >>= 3) {
     window = (window << 1 | (codes >> 2 & 1)) & 0x1ff;
     f(i, static_cast<std::int32_t>(table.levels[4 * (codes & 3) + kWindowLabels<3>.of[window]]));
