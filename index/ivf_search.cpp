@@ -106,24 +106,21 @@ class BestSink final : public VisitSink {
 
   void start(const IvfVisit* visits, std::size_t n, std::int64_t list, const std::int64_t* ids,
              std::size_t first_row) override {
-    n_ = n;
-    list_ = list;
-    ids_ = ids;
-    first_row_ = first_row;
-    if (visits_.size() < n) visits_.resize(n);
+    VisitSink::start(visits, n, list, ids, first_row);
+    if (finds_.size() < n) finds_.resize(n);
     for (std::size_t v = 0; v < n; ++v) {
-      visits_[v].best = best_[visits[v].query].get();
-      visits_[v].bound = visits_[v].best->bound.load(std::memory_order_relaxed);
+      finds_[v].best = best_[visits[v].query].get();
+      finds_[v].bound = finds_[v].best->bound.load(std::memory_order_relaxed);
     }
   }
 
   float bound(std::size_t v) const override {
-    const std::uint32_t bits = visits_[v].bound;
+    const std::uint32_t bits = finds_[v].bound;
     return bits == kNoBound ? std::numeric_limits<float>::quiet_NaN() : bits_score(metric_, bits);
   }
 
   bool offer(std::size_t v, float score, std::uint32_t row) override {
-    Visit& visit = visits_[v];
+    Finds& visit = finds_[v];
     const std::uint32_t bits = score_bits(metric_, score);
     if (bits > visit.bound) return false;
     if (ids_ != nullptr) __builtin_prefetch(ids_ + first_row_ + row);  // asked for by hand_on
@@ -132,7 +129,7 @@ class BestSink final : public VisitSink {
   }
 
   void finish() override {
-    for (std::size_t v = 0; v < n_; ++v) hand_on(visits_[v]);
+    for (std::size_t v = 0; v < n_; ++v) hand_on(finds_[v]);
   }
 
   std::size_t updates() const { return updates_; }
@@ -145,23 +142,21 @@ class BestSink final : public VisitSink {
     std::uint32_t bits;  // of the score, as keys have them
     std::uint32_t row;
   };
-  struct Visit {
+  struct Finds {  // of a visit
     Best* best = nullptr;
     std::uint32_t bound = kNoBound;  // of best, perhaps as it was some time ago
     std::vector<Found> found;
   };
 
   // Returns whether the bound moved.
-  bool hand_on(Visit& visit) {
+  bool hand_on(Finds& visit) {
     if (visit.found.empty()) return false;
     Best& best = *visit.best;
     const std::lock_guard<std::mutex> lock(best.mutex);
     bool moved = false;
     for (const Found& found : visit.found) {
       if (found.bits > score_bits(best.keys.limit())) continue;
-      const std::size_t at = first_row_ + found.row;
-      const std::int64_t label = ids_ != nullptr ? id_at(ids_, at) : pair_of(list_, at);
-      moved = best.keys.offer(wide_key(found.bits, label)) || moved;
+      moved = best.keys.offer(wide_key(found.bits, label(found.row))) || moved;
       ++updates_;
     }
     visit.found.clear();
@@ -174,26 +169,15 @@ class BestSink final : public VisitSink {
 
   const Metric metric_;
   std::vector<std::unique_ptr<Best>>& best_;
-  std::size_t n_ = 0;
-  std::int64_t list_ = 0;
-  const std::int64_t* ids_ = nullptr;
-  std::size_t first_row_ = 0;
   std::size_t updates_ = 0;
-  std::vector<Visit> visits_;
+  std::vector<Finds> finds_;
 };
 
 void write_best(Metric metric, const std::vector<std::unique_ptr<Best>>& best, std::size_t k,
                 float* distances, std::int64_t* labels) {
-  const float empty = metric == Metric::kInnerProduct ? std::numeric_limits<float>::lowest()
-                                                      : std::numeric_limits<float>::max();
 #pragma omp parallel for schedule(static) if (best.size() * k > 20000)
   for (std::size_t q = 0; q < best.size(); ++q) {
-    const std::vector<WideKey>& keys = best[q]->keys.sorted();
-    for (std::size_t j = 0; j < k; ++j) {
-      const bool found = j < keys.size();
-      distances[q * k + j] = found ? bits_score(metric, score_bits(keys[j])) : empty;
-      labels[q * k + j] = found ? wide_key_id(keys[j]) : -1;
-    }
+    write_results(metric, best[q]->keys.sorted(), k, distances + q * k, labels + q * k);
   }
 }
 
@@ -219,11 +203,7 @@ class RangeSink final : public VisitSink {
 
   void start(const IvfVisit* visits, std::size_t n, std::int64_t list, const std::int64_t* ids,
              std::size_t first_row) override {
-    visits_ = visits;
-    n_ = n;
-    list_ = list;
-    ids_ = ids;
-    first_row_ = first_row;
+    VisitSink::start(visits, n, list, ids, first_row);
     found_.resize(std::max(found_.size(), n));
   }
 
@@ -231,8 +211,7 @@ class RangeSink final : public VisitSink {
 
   bool offer(std::size_t v, float score, std::uint32_t row) override {
     if (largest_ ? !(score > radius_) : !(score < radius_)) return false;
-    const std::size_t at = first_row_ + row;
-    found_[v].push_back({ids_ != nullptr ? id_at(ids_, at) : pair_of(list_, at), score});
+    found_[v].push_back({label(row), score});
     return false;
   }
 
@@ -250,11 +229,6 @@ class RangeSink final : public VisitSink {
   const bool largest_;
   const float radius_;
   std::uint64_t first_query_ = 0;
-  const IvfVisit* visits_ = nullptr;
-  std::size_t n_ = 0;
-  std::int64_t list_ = 0;
-  const std::int64_t* ids_ = nullptr;
-  std::size_t first_row_ = 0;
   std::vector<std::vector<Hit>> found_;  // of each visit
   std::vector<Piece> pieces_;
 };

@@ -1,7 +1,5 @@
 #include "index/ivf_visits.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -172,9 +170,7 @@ void IvfVisits::make_tasks() {
   }
 }
 
-std::size_t IvfVisits::threads() {
-  return static_cast<std::size_t>(omp_in_parallel() != 0 ? 1 : omp_get_max_threads());
-}
+std::size_t IvfVisits::threads() { return free_threads(); }
 
 // What one thread needs.
 class IvfVisits::Worker {

@@ -31,8 +31,27 @@ class VisitSink : public ScanSink {
  public:
   /// What follows are rows from first_row on of one list. ids: null for pairs of list and offset.
   virtual void start(const IvfVisit* visits, std::size_t n, std::int64_t list,
-                     const std::int64_t* ids, std::size_t first_row) = 0;
+                     const std::int64_t* ids, std::size_t first_row) {
+    visits_ = visits;
+    n_ = n;
+    list_ = list;
+    ids_ = ids;
+    first_row_ = first_row;
+  }
   virtual void finish() = 0;
+
+ protected:
+  /// row: as offered.
+  std::int64_t label(std::size_t row) const {
+    const std::size_t at = first_row_ + row;
+    return ids_ != nullptr ? id_at(ids_, at) : pair_of(list_, at);
+  }
+
+  const IvfVisit* visits_ = nullptr;
+  std::size_t n_ = 0;
+  std::int64_t list_ = 0;
+  const std::int64_t* ids_ = nullptr;
+  std::size_t first_row_ = 0;
 };
 
 class IvfVisits {

@@ -1,7 +1,5 @@
 #include "index/refining.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -77,13 +75,10 @@ void search_refined(const faiss::IndexRefine& index, std::int64_t n, const float
   index.base_index->search(n, x, wanted, first.data(), found.data(), params);
 
   const Metric metric = to_metric(index.metric_type);
-  const float empty = metric == Metric::kInnerProduct ? std::numeric_limits<float>::lowest()
-                                                      : std::numeric_limits<float>::max();
   const auto queries = static_cast<std::size_t>(n);
   const std::size_t tasks = (queries + kTaskQueries - 1) / kTaskQueries;
-  const auto threads = static_cast<std::size_t>(omp_in_parallel() != 0 ? 1 : omp_get_max_threads());
   std::atomic<std::size_t> next{0};
-  run_parts(std::clamp<std::size_t>(tasks, 1, threads), [&](std::size_t) {
+  run_parts(std::clamp<std::size_t>(tasks, 1, free_threads()), [&](std::size_t) {
     RefineRows rows(*index.refine_index);
     std::vector<WideKey> keys;
     for (std::size_t task = next++; task < tasks; task = next++) {
@@ -92,14 +87,11 @@ void search_refined(const faiss::IndexRefine& index, std::int64_t n, const float
         const Candidates of{wanted, found.data() + q * static_cast<std::size_t>(wanted)};
         refine(rows, metric, x + q * static_cast<std::size_t>(index.d), of,
                index.refine_index->ntotal, keys);
-        const auto kept = std::min(static_cast<std::size_t>(k), keys.size());
+        const auto most = static_cast<std::size_t>(k);
+        const std::size_t kept = std::min(most, keys.size());
         std::partial_sort(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(kept),
                           keys.end());
-        for (std::size_t j = 0; j < static_cast<std::size_t>(k); ++j) {
-          const std::size_t at = q * static_cast<std::size_t>(k) + j;
-          distances[at] = j < kept ? bits_score(metric, score_bits(keys[j])) : empty;
-          labels[at] = j < kept ? wide_key_id(keys[j]) : -1;
-        }
+        write_results(metric, keys, most, distances + q * most, labels + q * most);
       }
     }
   });

@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <stdexcept>
 
 #include "quantizer/scanner.h"
+#include "quantizer/top_k.h"
 
 namespace turboquant {
 
@@ -15,9 +15,7 @@ namespace turboquant {
 class SafeScorer {
  public:
   SafeScorer(const Quantizer& codec, Metric metric)
-      : scorer_(codec, metric),
-        worst_(metric == Metric::kL2 ? std::numeric_limits<float>::max()
-                                     : std::numeric_limits<float>::lowest()) {}
+      : scorer_(codec, metric), worst_(worst_score(metric)) {}
 
   void set_query(const float* query) {
     try {

@@ -1,11 +1,10 @@
 #include "quantizer/block_scan.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "quantizer/block_rows.h"
+#include "quantizer/parallel.h"
 #include "quantizer/tile_operands.h"
 
 namespace turboquant {
@@ -312,8 +311,7 @@ void scan_block(const ScanQueries& queries, const CodeRows& rows, std::size_t be
 
 ScanPlan::ScanPlan(const ScanQueries& queries, std::size_t rows) {
   const std::size_t work = queries.size() * rows * queries.prepared().impl().options.dimension;
-  const auto most = static_cast<std::size_t>(omp_in_parallel() != 0 ? 1 : omp_get_max_threads());
-  const std::size_t threads = std::clamp<std::size_t>(work / 500000, 1, most);
+  const std::size_t threads = std::clamp<std::size_t>(work / 500000, 1, free_threads());
   if (!queries.few()) {
     // A part of the queries large enough pays for decoding the rows once more.
     query_parts = std::clamp<std::size_t>(queries.groups() / 8, 1, threads);

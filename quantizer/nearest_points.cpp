@@ -1,7 +1,5 @@
 #include "quantizer/nearest_points.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -27,10 +25,6 @@ const kernels::CodeTable& operand_table() { return level_table(4); }
 
 // What rounding of floats can add to a product of unit vectors, rotations included.
 float slack(std::size_t d) { return 2e-5f + 1e-8f * static_cast<float>(d); }
-
-std::size_t free_threads() {
-  return static_cast<std::size_t>(omp_in_parallel() != 0 ? 1 : omp_get_max_threads());
-}
 
 }  // namespace
 

@@ -1,6 +1,8 @@
 // Parts of a piece of work on OpenMP threads, with exceptions brought back.
 #pragma once
 
+#include <omp.h>
+
 #include <atomic>
 #include <cstddef>
 #include <exception>
@@ -13,6 +15,11 @@ inline void lower(std::atomic<std::size_t>& least, std::size_t value) {
   std::size_t seen = least.load(std::memory_order_relaxed);
   while (value < seen && !least.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
   }
+}
+
+/// How many threads a caller may start: one where it runs in parallel already.
+inline std::size_t free_threads() {
+  return static_cast<std::size_t>(omp_in_parallel() != 0 ? 1 : omp_get_max_threads());
 }
 
 /// part(p) for p below parts, each on its own thread where there are enough; rethrows one of the

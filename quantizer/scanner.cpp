@@ -66,12 +66,10 @@ const std::vector<std::uint64_t>& write_best(Metric metric, std::size_t parts, c
   for (std::size_t i = 1; i < parts; ++i) {
     for (const std::uint64_t key : part(i).sorted()) best.offer(key);
   }
-  const float empty = metric == Metric::kInnerProduct ? std::numeric_limits<float>::lowest()
-                                                      : std::numeric_limits<float>::max();
   const std::vector<std::uint64_t>& sorted = best.sorted();
   for (std::size_t j = 0; j < k; ++j) {
     const bool found = j < sorted.size();
-    scores[j] = found ? key_score(metric, sorted[j]) : empty;
+    scores[j] = found ? key_score(metric, sorted[j]) : worst_score(metric);
     ids[j] = found ? static_cast<std::int64_t>(key_row(sorted[j])) : -1;
   }
   return sorted;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "turboquant/quantizer.h"
@@ -29,6 +30,12 @@ inline float key_score(Metric metric, std::uint64_t key) {
   float score;
   std::memcpy(&score, &bits, 4);
   return score;
+}
+
+/// What stands for the score of a result that there is none of.
+inline float worst_score(Metric metric) {
+  return metric == Metric::kInnerProduct ? std::numeric_limits<float>::lowest()
+                                         : std::numeric_limits<float>::max();
 }
 
 inline std::uint32_t key_row(std::uint64_t key) { return static_cast<std::uint32_t>(key); }
@@ -57,6 +64,16 @@ inline float bits_score(Metric metric, std::uint32_t bits) {
 
 inline std::int64_t wide_key_id(WideKey key) {
   return static_cast<std::int64_t>(static_cast<std::uint64_t>(key) ^ std::uint64_t{1} << 63);
+}
+
+/// Scores and ids of the first k of `sorted`; the worst score and -1 where there are no more.
+inline void write_results(Metric metric, const std::vector<WideKey>& sorted, std::size_t k,
+                          float* scores, std::int64_t* ids) {
+  for (std::size_t j = 0; j < k; ++j) {
+    const bool found = j < sorted.size();
+    scores[j] = found ? bits_score(metric, score_bits(sorted[j])) : worst_score(metric);
+    ids[j] = found ? wide_key_id(sorted[j]) : -1;
+  }
 }
 
 /// Keeps up to twice k candidates and cuts them back to k by selection, so that an offer costs
