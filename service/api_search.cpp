@@ -62,15 +62,15 @@ absl::StatusOr<Api::Target> Api::target(Call& call, const std::string& name) con
   if (!call.caller->may_use(name)) {
     // An alias may be used by those who may use what it stands for. Whether a name that is out of
     // reach exists is not told.
-    const std::string resolved = collection.ok() ? (*collection)->info().name : name;
+    const std::string resolved = collection.ok() ? (*collection)->name() : name;
     if (absl::Status status = need_collection(call, resolved); !status.ok()) {
       return need_collection(call, name);
     }
   }
   call.collection = name;
   if (!collection.ok()) return collection.status();
-  const CollectionInfo info = (*collection)->info();
-  return Target{*std::move(collection), info.options.dimension, info.options.metric};
+  const CollectionOptions& options = (*collection)->options();
+  return Target{*std::move(collection), options.dimension, options.metric};
 }
 
 absl::Status Api::check_rows(std::size_t rows) const {

@@ -59,6 +59,28 @@ RowBits Block::select(const FilterNode& filter) const {
   return bits;
 }
 
+void BlockTotals::add(const Block& block) {
+  live_rows += block.live_rows;
+  dead_rows += block.rows - block.live_rows;
+  memory_bytes += static_cast<std::int64_t>(block.bytes());
+  disk_bytes += static_cast<std::int64_t>(block.disk_bytes);
+}
+
+void BlockTotals::subtract(const Block& block) {
+  live_rows -= block.live_rows;
+  dead_rows -= block.rows - block.live_rows;
+  memory_bytes -= static_cast<std::int64_t>(block.bytes());
+  disk_bytes -= static_cast<std::int64_t>(block.disk_bytes);
+}
+
+BlockTotals& BlockTotals::operator+=(const BlockTotals& change) {
+  live_rows += change.live_rows;
+  dead_rows += change.dead_rows;
+  memory_bytes += change.memory_bytes;
+  disk_bytes += change.disk_bytes;
+  return *this;
+}
+
 const Block* find_block(const std::vector<std::shared_ptr<const Block>>& blocks,
                         std::uint64_t number) {
   const auto at = std::lower_bound(
@@ -92,7 +114,6 @@ Edit::Open& Edit::open(std::uint32_t number) {
     open.block = std::make_shared<Block>();
     open.block->number = number;
     open.live = std::make_shared<RowBits>();
-    bytes_change_ += static_cast<std::int64_t>(open.block->bytes());
   }
   open.block->live = open.live;
   return open;
@@ -127,7 +148,6 @@ std::uint64_t Edit::append(const RecordId& id, const std::uint8_t* code, Indexed
   const std::uint64_t row = next_row_;
   Open& opened = open(static_cast<std::uint32_t>(row / kBlockRows));
   Block& block = *opened.block;
-  const std::size_t bytes_before = block.bytes();
   make_room(block, std::holds_alternative<std::string>(id));
   const std::uint32_t at = block.rows;
   std::memcpy(block.memory->codes.data() + at * code_size_, code, code_size_);
@@ -140,9 +160,6 @@ std::uint64_t Edit::append(const RecordId& id, const std::uint8_t* code, Indexed
   ++block.live_rows;
   if (block.full() || block.rows - block.indexed() == FreshRows::kMost) index_fresh(block);
   ++next_row_;
-  ++live_change_;
-  bytes_change_ +=
-      static_cast<std::int64_t>(block.bytes()) - static_cast<std::int64_t>(bytes_before);
   return row;
 }
 
@@ -154,7 +171,6 @@ void Edit::kill(std::uint64_t row) {
   Open& opened = open(static_cast<std::uint32_t>(row / kBlockRows));
   opened.live->reset(static_cast<std::uint32_t>(row % kBlockRows));
   --opened.block->live_rows;
-  --live_change_;
 }
 
 const Block* Edit::find(std::uint64_t row) const {
@@ -167,6 +183,18 @@ const Block* Edit::find(std::uint64_t row) const {
 bool Edit::live(std::uint64_t row) const {
   const Block* block = find(row);
   return block != nullptr && block->live->test(static_cast<std::uint32_t>(row % kBlockRows));
+}
+
+BlockTotals Edit::change() const {
+  BlockTotals change;
+  for (const auto& [number, opened] : changed_) {
+    if (const Block* before = find_block(base_, number)) change.subtract(*before);
+    change.add(*opened.block);
+  }
+  for (const std::uint32_t number : removed_) {
+    if (const Block* block = find(std::uint64_t{number} * kBlockRows)) change.subtract(*block);
+  }
+  return change;
 }
 
 void Edit::apply(std::vector<std::shared_ptr<const Block>>& blocks) {

@@ -56,6 +56,18 @@ struct Block {
   RowBits select(const FilterNode& filter) const;
 };
 
+/// What blocks hold together, or by how much that changes.
+struct BlockTotals {
+  std::int64_t live_rows = 0;
+  std::int64_t dead_rows = 0;
+  std::int64_t memory_bytes = 0;
+  std::int64_t disk_bytes = 0;
+
+  void add(const Block& block);
+  void subtract(const Block& block);
+  BlockTotals& operator+=(const BlockTotals& change);
+};
+
 /// One state of a collection.
 struct View {
   std::vector<std::shared_ptr<const Block>> blocks;  ///< ascending by number
@@ -92,8 +104,8 @@ class Edit {
   void set_disk_bytes(std::uint64_t row, std::size_t bytes);
 
   std::uint64_t next_row() const { return next_row_; }
-  std::int64_t live_change() const { return live_change_; }
-  std::int64_t bytes_change() const { return bytes_change_; }
+  /// By how much apply() will change the blocks' totals.
+  BlockTotals change() const;
 
   /// Makes the changes in `blocks`, the vector given to the constructor.
   void apply(std::vector<std::shared_ptr<const Block>>& blocks);
@@ -113,8 +125,6 @@ class Edit {
   std::uint64_t next_row_;
   std::size_t code_size_;
   const std::vector<FieldSchema>& fields_;
-  std::int64_t live_change_ = 0;
-  std::int64_t bytes_change_ = 0;
 };
 
 /// A full block as it was read from a value of disk_bytes; `dead` has the bits of rows that are not

@@ -48,6 +48,8 @@ class CollectionImpl final : public Collection {
                  Quantizer quantizer);
   ~CollectionImpl() override;
 
+  const std::string& name() const override { return name_; }
+  const CollectionOptions& options() const override { return record_.options; }
   CollectionInfo info() const override;
   absl::StatusOr<WriteResult> upsert(const RecordBatch& batch,
                                      const WriteOptions& options) override;
@@ -68,7 +70,6 @@ class CollectionImpl final : public Collection {
 
   // For the store and the functions beside it; not for callers.
 
-  const std::string& name() const { return name_; }
   const CollectionRecord& record() const { return record_; }
   /// Of the rows of blocks on disk where they are packed; else null.
   const packing::RowLayout* packed_layout() const {
@@ -131,6 +132,8 @@ class CollectionImpl final : public Collection {
   absl::Status stage_kill(Stage& stage, std::uint64_t row) const;
   void stage_loose(Stage& stage) const;
   absl::Status commit(Stage& stage, Database& database, bool grows);
+  /// Makes the edit the collection's state. The caller holds writer_ and state_.
+  void publish(Edit& edit, const BlockTotals& change);
   absl::StatusOr<std::vector<std::optional<std::uint64_t>>> rows_of(
       const Database& database, absl::Span<const RecordId> ids) const;
 
@@ -187,8 +190,7 @@ class CollectionImpl final : public Collection {
   std::vector<std::shared_ptr<const Block>> blocks_;
   std::uint64_t next_row_ = 0;
   std::uint64_t version_ = 0;
-  std::uint64_t live_rows_ = 0;
-  std::uint64_t memory_bytes_ = 0;
+  BlockTotals totals_;    // of blocks_
   absl::Status retired_;  // why calls fail
 
   // Under state_.

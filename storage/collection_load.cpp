@@ -43,7 +43,9 @@ CollectionImpl::CollectionImpl(std::shared_ptr<Core> core, std::string name,
       quantizer_(std::move(quantizer)),
       layout_{quantizer_.dimension(), quantizer_.options().bits, quantizer_.code_size()} {}
 
-CollectionImpl::~CollectionImpl() { core_->memory.fetch_sub(memory_bytes_); }
+CollectionImpl::~CollectionImpl() {
+  core_->memory.fetch_sub(static_cast<std::uint64_t>(totals_.memory_bytes));
+}
 
 absl::Status CollectionImpl::check_alive() const {
   const std::lock_guard<std::mutex> lock(state_);
@@ -61,8 +63,8 @@ absl::Status CollectionImpl::retire_with(const absl::Status& why,
   const std::lock_guard<std::mutex> lock(state_);
   retired_ = why;
   // Memory goes now, not when the last caller lets go of this object.
-  core_->memory.fetch_sub(memory_bytes_);
-  memory_bytes_ = 0;
+  core_->memory.fetch_sub(static_cast<std::uint64_t>(totals_.memory_bytes));
+  totals_ = {};
   blocks_.clear();
   view_.reset();
   return absl::OkStatus();
@@ -201,18 +203,13 @@ absl::Status CollectionImpl::load(const Database& database) {
   }
   const std::uint64_t next_row = tail.next_row();
   tail.apply(loaded.blocks);
+  BlockTotals totals;
+  for (const auto& block : loaded.blocks) totals.add(*block);
 
   const std::lock_guard<std::mutex> writer(writer_);
   const std::lock_guard<std::mutex> lock(state_);
-  std::uint64_t bytes = 0;
-  live_rows_ = 0;
-  for (const auto& block : loaded.blocks) {
-    bytes += block->bytes();
-    live_rows_ += block->live_rows;
-  }
-  core_->memory.fetch_sub(memory_bytes_);
-  core_->memory.fetch_add(bytes);
-  memory_bytes_ = bytes;
+  core_->memory.fetch_add(static_cast<std::uint64_t>(totals.memory_bytes - totals_.memory_bytes));
+  totals_ = totals;
   blocks_ = std::move(loaded.blocks);
   next_row_ = next_row;
   ++version_;

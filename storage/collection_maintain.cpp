@@ -62,7 +62,6 @@ absl::Status CollectionImpl::fold_tombstones(Database& database, bool all) {
     waiting.insert(static_cast<std::uint32_t>(retiring_rows_[i] / kBlockRows));
   }
   std::vector<std::uint32_t> removed;
-  std::uint64_t removed_bytes = 0;
   for (const std::uint32_t number : touched) {
     const Block& block = *find_block(blocks_, number);
     if (block.full() && block.live_rows == 0 && waiting.count(number) == 0) {
@@ -72,7 +71,6 @@ absl::Status CollectionImpl::fold_tombstones(Database& database, bool all) {
       turboquant::storage::put(row_bytes, next_row_ / kBlockRows * kBlockRows);
       stage.batch.put(kMeta, next_row_key(cid()), std::move(row_bytes));
       removed.push_back(number);
-      removed_bytes += block.bytes();
       continue;
     }
     RowBits dead = RowBits::first(block.rows);
@@ -87,12 +85,9 @@ absl::Status CollectionImpl::fold_tombstones(Database& database, bool all) {
   retiring_rows_.resize(left);
   if (removed.empty()) return absl::OkStatus();
   for (const std::uint32_t number : removed) stage.edit.remove_block(number);
+  const BlockTotals change = stage.edit.change();
   const std::lock_guard<std::mutex> lock(state_);
-  stage.edit.apply(blocks_);
-  ++version_;
-  view_.reset();
-  memory_bytes_ -= removed_bytes;
-  core_->memory.fetch_sub(removed_bytes);
+  publish(stage.edit, change);
   return absl::OkStatus();
 }
 

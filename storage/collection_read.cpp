@@ -85,7 +85,7 @@ std::shared_ptr<const View> CollectionImpl::view() const {
     auto view = std::make_shared<View>();
     view->blocks = blocks_;
     view->version = version_;
-    view->live_rows = live_rows_;
+    view->live_rows = static_cast<std::uint64_t>(totals_.live_rows);
     view_ = std::move(view);
     views_.erase(std::remove_if(views_.begin(), views_.end(),
                                 [](const auto& entry) { return entry.second.expired(); }),
@@ -96,18 +96,20 @@ std::shared_ptr<const View> CollectionImpl::view() const {
 }
 
 CollectionInfo CollectionImpl::info() const {
-  const std::lock_guard<std::mutex> lock(state_);
   CollectionInfo info;
   info.name = name_;
   info.options = record_.options;
-  info.records = live_rows_;
-  for (const auto& block : blocks_) {
-    info.dead_rows += block->rows - block->live_rows;
-    info.block_bytes += block->disk_bytes;
-  }
   info.code_bytes = quantizer_.code_size();
-  info.memory_bytes = memory_bytes_;
-  info.version = version_;
+  BlockTotals totals;
+  {
+    const std::lock_guard<std::mutex> lock(state_);
+    totals = totals_;
+    info.version = version_;
+  }
+  info.records = static_cast<std::uint64_t>(totals.live_rows);
+  info.dead_rows = static_cast<std::uint64_t>(totals.dead_rows);
+  info.memory_bytes = static_cast<std::uint64_t>(totals.memory_bytes);
+  info.block_bytes = static_cast<std::uint64_t>(totals.disk_bytes);
   return info;
 }
 

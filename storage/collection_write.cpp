@@ -288,7 +288,8 @@ void CollectionImpl::stage_loose(Stage& stage) const {
 
 absl::Status CollectionImpl::commit(Stage& stage, Database& database, bool grows) {
   const std::uint64_t limit = core_->options.memory_limit_bytes;
-  const std::int64_t growth = stage.edit.bytes_change();
+  const BlockTotals change = stage.edit.change();
+  const std::int64_t growth = change.memory_bytes;
   if (grows && limit != 0 && growth > 0 &&
       core_->memory.load() + static_cast<std::uint64_t>(growth) > limit) {
     return make_error(absl::StatusCode::kResourceExhausted, "MEMORY_LIMIT",
@@ -302,20 +303,22 @@ absl::Status CollectionImpl::commit(Stage& stage, Database& database, bool grows
   try {
     const std::lock_guard<std::mutex> lock(state_);
     dead_rows_.insert(dead_rows_.end(), stage.killed.begin(), stage.killed.end());
-    stage.edit.apply(blocks_);
-    next_row_ = stage.edit.next_row();
-    ++version_;
-    live_rows_ = static_cast<std::uint64_t>(static_cast<std::int64_t>(live_rows_) +
-                                            stage.edit.live_change());
-    memory_bytes_ = static_cast<std::uint64_t>(static_cast<std::int64_t>(memory_bytes_) + growth);
-    core_->memory.fetch_add(static_cast<std::uint64_t>(growth));
-    view_.reset();
+    publish(stage.edit, change);
   } catch (const std::exception&) {
     // Memory no longer shows what the database holds: read it back.
     return core_->stop_writes(
         make_error(absl::StatusCode::kInternal, "INTERNAL", "out of memory after a write"));
   }
   return absl::OkStatus();
+}
+
+void CollectionImpl::publish(Edit& edit, const BlockTotals& change) {
+  edit.apply(blocks_);
+  next_row_ = edit.next_row();
+  totals_ += change;
+  core_->memory.fetch_add(static_cast<std::uint64_t>(change.memory_bytes));
+  ++version_;
+  view_.reset();
 }
 
 template <class Change>

@@ -192,6 +192,12 @@ class Collection {
  public:
   virtual ~Collection() = default;
 
+  /// Its own, whatever alias it was found by. Valid as long as this object, as are the options.
+  virtual const std::string& name() const = 0;
+  virtual const CollectionOptions& options() const = 0;
+
+  /// Counts that are kept up to date by writes: asking costs the same however many rows there are.
+  /// All of one state; zero once the collection was dropped or its store closed.
   virtual CollectionInfo info() const = 0;
 
   /// Adds records; records whose ids exist are replaced whole, metadata included. All or nothing.

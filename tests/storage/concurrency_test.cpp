@@ -4,7 +4,9 @@
 #include <chrono>
 #include <thread>
 
+#include "storage/collection.h"
 #include "tests/storage/store_util.h"
+#include "tests/storage/totals_util.h"
 #include "turboquant/store.h"
 
 namespace turboquant::test {
@@ -13,6 +15,7 @@ namespace {
 constexpr std::size_t kDimension = 16;
 constexpr std::size_t kGroup = 37;
 constexpr std::size_t kGroups = 40;
+constexpr std::uint64_t kReads = 10;  // at least, before writers end
 
 // Writes group g's records, all of generation `generation`.
 RecordBatch group_batch(std::size_t g, std::int64_t generation, const std::vector<float>& vectors) {
@@ -45,13 +48,15 @@ TEST(Concurrency, ReadersSeeWholeWritesWhileRowsMove) {
 
   std::atomic<bool> stop{false};
   std::atomic<std::uint64_t> reads{0};
+  std::atomic<std::uint64_t> compared{0};
   std::vector<std::thread> readers;
   std::vector<std::thread> writers;
   // Each writer owns half the groups; deletes and rewrites them whole.
   for (std::size_t w = 0; w < 2; ++w) {
     writers.emplace_back([&, w] {
       const std::vector<float> x = random_vectors(kGroup, kDimension, 100 + w);
-      for (std::int64_t generation = 1; generation <= 250; ++generation) {
+      const auto enough = [&] { return reads.load() > kReads && compared.load() > kReads; };
+      for (std::int64_t generation = 1; generation <= 250 || !enough(); ++generation) {
         const std::size_t g = static_cast<std::size_t>(generation) % (kGroups / 2) * 2 + w;
         if (generation % 7 == 0) {
           EXPECT_OK(c.remove_if(Filter::equal("group", static_cast<std::int64_t>(g)),
@@ -101,11 +106,19 @@ TEST(Concurrency, ReadersSeeWholeWritesWhileRowsMove) {
       reads.fetch_add(1);
     }
   });
+  readers.emplace_back([&] {
+    while (!stop.load()) {
+      const auto view = static_cast<storage::CollectionImpl&>(c).view();
+      const CollectionInfo info = c.info();
+      if (info.version != view->version) continue;  // a write came in between
+      expect_totals(*view, info);
+      compared.fetch_add(1);
+    }
+  });
   for (std::thread& writer : writers) writer.join();
   stop = true;
   for (std::thread& reader : readers) reader.join();
   EXPECT_EQ(kGroup * kGroups, *c.count({}));
-  EXPECT_GT(reads.load(), 10u);
   EXPECT_OK((*store)->stats().background);
   EXPECT_OK((*store)->verify());
 }

@@ -7,8 +7,10 @@
 #include <map>
 #include <thread>
 
+#include "storage/collection.h"
 #include "tests/storage/fault_shim.h"
 #include "tests/storage/store_util.h"
+#include "tests/storage/totals_util.h"
 #include "turboquant/store.h"
 
 namespace turboquant::test {
@@ -61,6 +63,8 @@ class DiskErrorTest : public testing::Test {
     }
     for (const auto& [n, there] : acknowledged_) EXPECT_EQ(kRows, rows[n]) << "write " << n;
     for (const auto& [n, count] : rows) EXPECT_TRUE(count == 0 || count == kRows) << "write " << n;
+    const auto view = static_cast<storage::CollectionImpl&>(*collection_).view();
+    expect_totals(*view, collection_->info());
   }
 
   void expect_reads_work() {

@@ -6,7 +6,9 @@
 #include <map>
 
 #include "quantizer/scanner.h"
+#include "storage/collection.h"
 #include "tests/storage/store_util.h"
+#include "tests/storage/totals_util.h"
 #include "turboquant/quantizer.h"
 #include "turboquant/store.h"
 
@@ -35,6 +37,7 @@ class ModelTest : public testing::TestWithParam<DistanceMetric> {
     options_.metric = GetParam();
     options_.originals = Originals::kFp32;
     options_.fields = {{"color", FieldType::kInt64}};
+    options_.pack_codes = GetParam() == DistanceMetric::kL2;  // blocks of many sizes on disk
     QuantizerOptions codec;
     codec.dimension = kDimension;
     codec.bits = 3;
@@ -46,6 +49,7 @@ class ModelTest : public testing::TestWithParam<DistanceMetric> {
     for (step_ = 0; step_ < operations && !HasFatalFailure(); ++step_) {
       SCOPED_TRACE("operation " + std::to_string(step_));
       one();
+      compare_totals();
     }
     open();
     compare_all();
@@ -54,12 +58,19 @@ class ModelTest : public testing::TestWithParam<DistanceMetric> {
 
  private:
   void open() {
+    const CollectionInfo before = collection_ ? collection_->info() : CollectionInfo();
     collection_.reset();
     store_.reset();
     auto store = Store::open(folder_.path(), quiet_options());
     ASSERT_OK(store);
     store_ = *std::move(store);
-    if (store_->collection("m").ok()) collection_ = *store_->collection("m");
+    if (!store_->collection("m").ok()) return;
+    collection_ = *store_->collection("m");
+    const CollectionInfo after = collection_->info();
+    EXPECT_EQ(before.records, after.records);
+    EXPECT_EQ(before.dead_rows, after.dead_rows);
+    EXPECT_EQ(before.block_bytes, after.block_bytes);
+    compare_totals();
   }
 
   void one() {
@@ -252,6 +263,15 @@ class ModelTest : public testing::TestWithParam<DistanceMetric> {
       check(record.id, record.metadata, record.vector);
       ++at;
     }
+  }
+
+  // The counters are what a walk over all blocks finds.
+  void compare_totals() {
+    const CollectionInfo info = collection_->info();
+    ASSERT_EQ(model_.size(), info.records);
+    const auto view = static_cast<storage::CollectionImpl&>(*collection_).view();
+    expect_totals(*view, info);
+    ASSERT_EQ(info.memory_bytes, store_->stats().memory_bytes);
   }
 
   TempFolder folder_;

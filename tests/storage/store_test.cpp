@@ -280,6 +280,7 @@ TEST_F(StoreTest, AliasesSwapAtOnceAndSurviveARestart) {
   make(small(), "b");
   ASSERT_OK(store_->set_alias("live", "a"));
   EXPECT_EQ("a", (*store_->collection("live"))->info().name);
+  EXPECT_EQ("a", (*store_->collection("live"))->name());
   ASSERT_OK(store_->set_alias("live", "b"));
   EXPECT_EQ("COLLECTION_NOT_FOUND", error_reason(store_->set_alias("live", "none")));
   EXPECT_EQ("COLLECTION_EXISTS", error_reason(store_->set_alias("a", "b")));
@@ -301,6 +302,9 @@ TEST_F(StoreTest, ADroppedCollectionIsGoneAndItsNameIsFree) {
   EXPECT_EQ("COLLECTION_NOT_FOUND", error_reason(held->search(x, {}).status()));
   EXPECT_EQ("COLLECTION_NOT_FOUND", error_reason(held->upsert({number_ids(1), x}).status()));
   EXPECT_EQ("COLLECTION_NOT_FOUND", error_reason(store_->drop_collection("c")));
+  EXPECT_EQ("c", held->info().name);
+  EXPECT_EQ(0u, held->info().records);
+  EXPECT_EQ(0u, held->info().memory_bytes);
   EXPECT_EQ(0u, store_->stats().memory_bytes);
   make(small());
   EXPECT_EQ(0u, *collection_->count({}));
@@ -394,6 +398,7 @@ TEST_F(StoreTest, PackedCodesGiveTheSameAnswersAndFewerBytes) {
     ASSERT_OK(packed);
     EXPECT_FALSE((*plain)->info().options.pack_codes);
     EXPECT_TRUE((*packed)->info().options.pack_codes);
+    EXPECT_TRUE((*packed)->options().pack_codes);
     // Two blocks: a head of 8 bytes, codes, ids of 9 bytes.
     const std::uint64_t codes = 2 * 4096 * (*plain)->info().code_bytes;
     const std::uint64_t rest = 2 * (8 + 4096 * 9);

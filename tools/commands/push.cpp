@@ -151,7 +151,7 @@ class StoreSink final : public Sink {
       return made;
     }
     collection_ = value_or_throw(std::move(found));
-    return collection_->info().options;
+    return collection_->options();
   }
 
   void send(const RecordBatch& batch, const std::string& operation_id,
