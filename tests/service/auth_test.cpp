@@ -100,7 +100,7 @@ class Guarded : public ServerTest {
                                                      line("app", "write", "t-write", "words") +
                                                      line("web", "read", "t-read", "words") +
                                                      line("other", "admin", "t-other", "texts") +
-                                                     line("slow", "read", "t-slow", "* 2"));
+                                                     line("slow", "read", "t-slow", "* 0.001"));
     start(options);
     fill(5, DistanceMetric::kInnerProduct, Originals::kNone, "t-admin");
   }

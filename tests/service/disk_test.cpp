@@ -54,17 +54,16 @@ class Disk : public ServerTest {
     }
   }
 
-  static bool within_a_minute(const std::function<bool()>& holds) {
-    const absl::Time end = absl::Now() + absl::Minutes(1);
+  static bool soon(const std::function<bool()>& holds) {
+    const absl::Time end = absl::Now() + kPatience;
     while (!holds() && absl::Now() < end) absl::SleepFor(absl::Milliseconds(50));
     return holds();
   }
 
   void expect_writes_return(std::uint64_t n) {
     set_faults({});
-    EXPECT_TRUE(
-        within_a_minute([&] { return health(address_, service::kWritesHealth) == "SERVING"; }));
-    EXPECT_TRUE(within_a_minute([&] { return write(n).ok(); }));
+    EXPECT_TRUE(soon([&] { return health(address_, service::kWritesHealth) == "SERVING"; }));
+    EXPECT_TRUE(soon([&] { return write(n).ok(); }));
     EXPECT_NE(server_->metrics().find("turboquant_writable 1"), std::string::npos);
     expect_reads_work();
     expect_acknowledged();
@@ -89,8 +88,7 @@ TEST_F(Disk, FullRefusesWritesReadsGoOnAndWritesReturn) {
   }
   EXPECT_EQ(error_reason(client().drop_collection("words")), "DISK_FULL");
   expect_reads_work();
-  EXPECT_TRUE(
-      within_a_minute([&] { return health(address_, service::kWritesHealth) == "NOT_SERVING"; }));
+  EXPECT_TRUE(soon([&] { return health(address_, service::kWritesHealth) == "NOT_SERVING"; }));
   EXPECT_NE(server_->metrics().find("turboquant_writable 0"), std::string::npos);
   expect_writes_return(n);
   EXPECT_GT(test::faults_injected(), 0U);

@@ -66,7 +66,7 @@ class ProgramTest(unittest.TestCase):
 
     def stop(self) -> None:
         self.server.send_signal(signal.SIGTERM)
-        status = self.server.wait(timeout=60)
+        status = self.server.wait(timeout=600)
         self.server.stdout.close()
         self.server = None
         self.assertEqual(status, 0, self.log())
@@ -341,7 +341,7 @@ class ProgramTest(unittest.TestCase):
         port = self.free_port()
         self.start("--config", self.path("config"), "--metrics-listen", f"127.0.0.1:{port}")
         self.index("collections", "create", "c", "--dimension", "2")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=600) as answer:
             text = answer.read().decode()
         self.assertIn('turboquant_collection_records{collection="c"} 0', text)
         self.assertIn("turboquant_request_seconds_bucket", text)
@@ -366,7 +366,7 @@ class ProgramTest(unittest.TestCase):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=600,
         )
         self.assertNotEqual(result.returncode, 0)
         self.assertIn("another process", result.stderr)

@@ -109,7 +109,7 @@ class PythonStubsTest(unittest.TestCase):
     def tearDownClass(cls) -> None:
         cls.channel.close()
         cls.server.send_signal(signal.SIGTERM)
-        status = cls.server.wait(timeout=60)
+        status = cls.server.wait(timeout=600)
         cls.server.stdout.close()
         cls.folder.cleanup()
         assert status == 0, f"the server ended with {status}"

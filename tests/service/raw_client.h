@@ -20,7 +20,7 @@ struct RawAnswer {
 struct RawOptions {
   std::string token;
   std::string request_id;
-  absl::Duration timeout = absl::Seconds(60);
+  absl::Duration timeout = absl::Minutes(10);  // see kPatience in server_fixture.h
 };
 
 /// response may be null.

@@ -17,6 +17,8 @@
 namespace turboquant::service_test {
 
 constexpr std::size_t kDimension = 16;
+// Of calls that have to succeed. A machine may stand still for a minute; ctest ends what hangs.
+constexpr absl::Duration kPatience = absl::Minutes(10);
 
 class TemporaryFolder {
  public:
@@ -85,6 +87,7 @@ class ServerTest : public testing::Test {
     ClientOptions options;
     options.address = address_;
     options.token = token;
+    options.timeout = kPatience;
     options.max_attempts = 2;
     return options;
   }
