@@ -288,6 +288,7 @@ absl::StatusOr<std::vector<std::vector<Candidate>>> CollectionImpl::scan_origina
     }
   }
   std::vector<std::vector<Candidate>> found;
+  found.reserve(best.size());
   for (BestRows& rows : best) found.push_back(rows.take());
   return found;
 }

@@ -259,7 +259,7 @@ absl::Status StoreImpl::close() {
   const Own own(*core_);
   if (closed_) return absl::OkStatus();
   closed_ = true;
-  const absl::Status status = core_->database ? core_->database->sync_all() : core_->absent;
+  absl::Status status = core_->database ? core_->database->sync_all() : core_->absent;
   {
     const std::lock_guard<std::mutex> lock(map_);
     for (auto& [name, collection] : contents_.collections) collection->retire(closed_error());
@@ -387,6 +387,7 @@ std::vector<CollectionInfo> StoreImpl::collections() const {
     }
   }
   std::vector<CollectionInfo> infos;
+  infos.reserve(all.size());
   for (const auto& collection : all) infos.push_back(collection->info());
   return infos;
 }
@@ -453,7 +454,7 @@ absl::Status StoreImpl::verify() const {
       all = contents_.collections;
     }
     for (const auto& [name, collection] : all) {
-      const absl::Status status = collection->verify(use.database());
+      absl::Status status = collection->verify(use.database());
       if (!status.ok() && error_reason(status) != "COLLECTION_NOT_FOUND") return status;
     }
     return absl::OkStatus();

@@ -272,7 +272,7 @@ TEST_P(Backend, TrellisEncode) {
       if (d % 7 == 0 || d > 300) {
         inputs.push_back(normals(d, 30));
         inputs.push_back(normals(d, 1e37f));
-        inputs.push_back(std::vector<float>(d, -1.0f));
+        inputs.emplace_back(d, -1.0f);
         std::vector<float> alternating(d);
         for (std::size_t i = 0; i < d; ++i) alternating[i] = i / 3 % 2 == 0 ? 5.0f : -5.0f;
         inputs.push_back(alternating);

@@ -59,7 +59,8 @@ TEST(Trellis, TargetsAreLevelsInUnitsOfTheEncoder) {
   for (int bits = 1; bits <= 4; ++bits) {
     const kernels::TrellisTable& table = trellis_table(bits);
     const int units = static_cast<int>(8192 * trellis_step(bits));
-    EXPECT_NEAR(table.factor, 8192, 8192 / units + 1);
+    const int most = 8192 / units + 1;
+    EXPECT_NEAR(table.factor, 8192, most);
     for (int r = 0; r < 2 << bits; ++r) {
       EXPECT_EQ(table.targets[r], table.levels[r] * units);
       EXPECT_LE(std::abs(table.levels[r] * units), 32767);
