@@ -83,7 +83,8 @@ const Substitution& substitution_for(const std::string& name, const std::string&
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// Perhaps a +, TQ, a digit, then digits and small letters: ours, if only to say what is wrong with it.
+// Perhaps a +, TQ, a digit, then digits and small letters: ours, if only to say what is wrong with
+// it.
 bool looks_like_ours(const std::string& word) {
   const auto rest = [](char c) { return is_digit(c) || (c >= 'a' && c <= 'z'); };
   const std::size_t at = word.compare(0, 1, "+") == 0 ? 1 : 0;
@@ -108,9 +109,8 @@ Rewritten rewrite(const std::string& description) {
     if (ours && word[0] == '+' && !is_refining(description, at, end)) {
       fail("\"" + description + "\": " + word + " can only stand in Refine(" + word + ")");
     }
-    result.text += ours
-                       ? substitution_for(word, description, result.substitutions).placeholder.name
-                       : word;
+    result.text +=
+        ours ? substitution_for(word, description, result.substitutions).placeholder.name : word;
     if (end < description.size()) result.text += description[end];
     at = end + 1;
   }

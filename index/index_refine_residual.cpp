@@ -50,9 +50,7 @@ class Encoder {
 
  private:
   // What overflows belongs to vectors whose scores do too; the base takes them, so must we.
-  static float finite(float x) {
-    return std::isnan(x) ? 0 : std::clamp(x, -FLT_MAX, FLT_MAX);
-  }
+  static float finite(float x) { return std::isnan(x) ? 0 : std::clamp(x, -FLT_MAX, FLT_MAX); }
 
   const Quantizer& codec_;
   const Metric metric_;
@@ -61,7 +59,7 @@ class Encoder {
 
 // Where an inverted file put the vectors of an add.
 struct Places {
-  std::vector<std::int64_t> lists;    // -1: nowhere
+  std::vector<std::int64_t> lists;   // -1: nowhere
   std::vector<std::size_t> offsets;  // in the list
 };
 
@@ -80,9 +78,7 @@ class Block {
   }
 
   const float* decoded() const { return decoded_.data(); }
-  const float* centres() const {
-    return base_.has_list_centres() ? centres_.data() : nullptr;
-  }
+  const float* centres() const { return base_.has_list_centres() ? centres_.data() : nullptr; }
 
   // x' of the rows first to first + n - 1, of which places start with number `at`.
   void decode(std::int64_t first, const Places& places, std::size_t at, std::size_t n) {
@@ -318,8 +314,7 @@ void IndexRefineResidual::search(std::int64_t n, const float* x, std::int64_t k,
                  [&] { return std::make_unique<ResidualLook>(residuals(), base); });
 }
 
-void IndexRefineResidual::range_search(std::int64_t, const float*, float,
-                                       faiss::RangeSearchResult*,
+void IndexRefineResidual::range_search(std::int64_t, const float*, float, faiss::RangeSearchResult*,
                                        const faiss::SearchParameters*) const {
   fail("an index that is refined by residuals has no range search; its base_index has");
 }

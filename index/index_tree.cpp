@@ -89,13 +89,14 @@ std::unique_ptr<faiss::Index> copy_wrapper(const faiss::Index& index) {
   if (const auto* ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
     copy = copy_ivf(*ivf);
   } else {
-    copy = copy_as<SelectingIdMap<faiss::IndexIDMap2>, SelectingIdMap<faiss::IndexIDMap>,
-                   faiss::IndexIDMap2, faiss::IndexIDMap, faiss::IndexPreTransform,
-                   IndexRefineResidual, Refining<faiss::IndexRefineFlat>, Refining<faiss::IndexRefine>,
-                   faiss::IndexRefineFlat, faiss::IndexRefine, faiss::IndexHNSWSQ,
-                   faiss::IndexHNSWFlat, faiss::IndexHNSW, faiss::IndexNSGSQ, faiss::IndexNSG,
-                   faiss::IndexNNDescent, faiss::IndexRowwiseMinMaxFP16, faiss::IndexRowwiseMinMax>(
-        index);
+    copy =
+        copy_as<SelectingIdMap<faiss::IndexIDMap2>, SelectingIdMap<faiss::IndexIDMap>,
+                faiss::IndexIDMap2, faiss::IndexIDMap, faiss::IndexPreTransform,
+                IndexRefineResidual, Refining<faiss::IndexRefineFlat>, Refining<faiss::IndexRefine>,
+                faiss::IndexRefineFlat, faiss::IndexRefine, faiss::IndexHNSWSQ,
+                faiss::IndexHNSWFlat, faiss::IndexHNSW, faiss::IndexNSGSQ, faiss::IndexNSG,
+                faiss::IndexNNDescent, faiss::IndexRowwiseMinMaxFP16, faiss::IndexRowwiseMinMax>(
+            index);
   }
   if (copy == nullptr) {
     fail(std::string("TurboQuant indexes inside ") + typeid(index).name() +

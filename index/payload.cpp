@@ -164,8 +164,8 @@ Header read_header(CheckedReader& reader) {
   const std::uint8_t allowed_flags =
       (header.kind == kIvf ? kFlagByResidual : kFlagNormalize | kFlagCentre | kFlagCentreFollows) |
       (header.kind == kFlat ? kFlagResidual : 0) | kFlagPacked;
-  const bool stray_residual = (header.flags & kFlagResidual) != 0 &&
-                              (header.flags & (kFlagNormalize | kFlagCentre)) != 0;
+  const bool stray_residual =
+      (header.flags & kFlagResidual) != 0 && (header.flags & (kFlagNormalize | kFlagCentre)) != 0;
   const bool stray_packing =
       ((header.flags & kFlagPacked) != 0) != (header.version == kPackedVersion);
   const bool stray_centre = (header.flags & kFlagCentreFollows) != 0

@@ -19,7 +19,7 @@
 namespace turboquant {
 namespace {
 
-constexpr std::size_t kAhead = 4;        // rows asked for before they are scored
+constexpr std::size_t kAhead = 4;         // rows asked for before they are scored
 constexpr std::size_t kTaskQueries = 16;  // that a thread takes at a time
 
 class ExactLook : public SecondLook {
@@ -102,8 +102,7 @@ void search_refined(const faiss::IndexRefine& index, std::int64_t n, const float
       for (std::size_t q = task * kTaskQueries; q < end; ++q) {
         const std::int64_t* candidates = found.data() + q * static_cast<std::size_t>(wanted);
         float* scores = first.data() + q * static_cast<std::size_t>(wanted);
-        const std::size_t count =
-            count_candidates(candidates, wanted, index.refine_index->ntotal);
+        const std::size_t count = count_candidates(candidates, wanted, index.refine_index->ntotal);
         look->score(x + q * static_cast<std::size_t>(index.d), candidates, count, scores);
         keys.clear();
         for (std::size_t j = 0; j < count; ++j) {

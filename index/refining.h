@@ -17,8 +17,8 @@ namespace turboquant {
 class SecondLook {
  public:
   virtual ~SecondLook() = default;
-  /// labels[n]: candidates, of rows that the refining index has. scores[n]: those of the base index,
-  /// which the refined ones replace.
+  /// labels[n]: candidates, of rows that the refining index has. scores[n]: those of the base
+  /// index, which the refined ones replace.
   virtual void score(const float* query, const std::int64_t* labels, std::size_t n,
                      float* scores) = 0;
 };

@@ -18,7 +18,8 @@ ResidualBase::ResidualBase(const faiss::Index& index) : index_(index) {
   const faiss::Index* rows = &index;
   if (const auto* hnsw = dynamic_cast<const faiss::IndexHNSW*>(rows)) rows = hnsw->storage;
   if (const auto* nsg = dynamic_cast<const faiss::IndexNSG*>(rows)) rows = nsg->storage;
-  if (rows == nullptr || rows->ntotal != index.ntotal) fail("the graph lacks the codes of its rows");
+  if (rows == nullptr || rows->ntotal != index.ntotal)
+    fail("the graph lacks the codes of its rows");
   take_codes(*rows);
 }
 

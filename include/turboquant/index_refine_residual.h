@@ -2,8 +2,8 @@
 // inside left over (docs/residual_codes.md). The factory makes it of "IVF1024,TQ4,Refine(+TQ4)".
 //
 // A refined score is the score that the base index found and the product of the query with the
-// residual's code, so a second look reads ceil(d * bits / 8) + 4 bytes of a candidate (4 more for L2)
-// and estimates stay unbiased.
+// residual's code, so a second look reads ceil(d * bits / 8) + 4 bytes of a candidate (4 more for
+// L2) and estimates stay unbiased.
 //
 // To FAISS it is an IndexRefine: k_factor, IndexRefineSearchParameters and k_factor_rf mean the
 // same. Equal distances are ordered by the smaller id; parameters that are not

@@ -65,11 +65,7 @@ class ResidualTest : public testing::TestWithParam<std::tuple<std::string, faiss
   ResidualTest() : x_(clustered(kN, kD, 1)), queries_(clustered(45, kD, 2)) {
     for (float& v : x_) v += 0.7f;  // so that a centre matters
     index_ = index_factory(kD, name(), metric());
-    if (name().find("NSG") == std::string::npos) {
-      test::fill(*index_, x_);
-    } else {
-      test::fill(*index_, x_);
-    }
+    test::fill(*index_, x_);
   }
   static std::string name() { return std::get<0>(GetParam()); }
   static faiss::MetricType metric() { return std::get<1>(GetParam()); }
@@ -91,7 +87,7 @@ class ResidualTest : public testing::TestWithParam<std::tuple<std::string, faiss
 
 INSTANTIATE_TEST_SUITE_P(
     All, ResidualTest,
-    testing::Combine(testing::Values("TQ4,Refine(+TQ4)", "TQ2,Refine(+TQ3)", "TQ1,Refine(+TQ1)",
+    testing::Combine(testing::Values("TQ4,Refine(+TQ4)", "TQ2,Refine(+TQ3)", "TQ1,Refine(+TQ4)",
                                      "TQ2t,Refine(+TQ3t)", "TQ4c,Refine(+TQ4)",
                                      "TQ3cos,Refine(+TQ2)", "TQ2ccos,Refine(+TQ3)",
                                      "TQ3qjl,Refine(+TQ3)", "TQ3,Refine(+TQ3qjl)",
@@ -224,9 +220,8 @@ TEST_P(ResidualTest, AddingInPartsChangesNothing) {
   if (name().find("NSG") != std::string::npos || name().find("HNSW") != std::string::npos) return;
   const auto parts = index_factory(kD, name(), metric());
   parts->train(kN, x_.data());
-  for (std::int64_t at = 0, n = 1; at < kN; at += n, n = std::min(n * 3, kN - at - n)) {
-    parts->add(std::min(n, kN - at), x_.data() + static_cast<std::size_t>(at) * kD);
-    n = std::min(n, kN - at);
+  for (std::int64_t at = 0, n = 1; at < kN; at += n, n = std::min(n * 3, kN - at)) {
+    parts->add(n, x_.data() + static_cast<std::size_t>(at) * kD);
   }
   ASSERT_EQ(parts->ntotal, kN);
   EXPECT_EQ(refined(*parts).residuals().codes.size(), refined(*index_).residuals().codes.size());
@@ -238,10 +233,13 @@ TEST_P(ResidualTest, AddingInPartsChangesNothing) {
 TEST_P(ResidualTest, ResetAndWhatIsRefused) {
   auto& index = refined(*index_);
   index.k_factor = 2;
-  const Results all = search(*index_, queries_, kN + 5);
-  EXPECT_EQ(all.labels[kN + 4], -1);
-  EXPECT_EQ(all.distances[kN + 4], l2() ? std::numeric_limits<float>::max()
-                                        : std::numeric_limits<float>::lowest());
+  const bool nsg = name().find("NSG") != std::string::npos;  // which waits for more rows for ever
+  const Results all = search(*index_, queries_, nsg ? 10 : kN + 5);
+  if (!nsg) {
+    EXPECT_EQ(all.labels[kN + 4], -1);
+    EXPECT_EQ(all.distances[kN + 4],
+              l2() ? std::numeric_limits<float>::max() : std::numeric_limits<float>::lowest());
+  }
   EXPECT_THROW(search(*index_, queries_, 0), faiss::FaissException);
   std::vector<float> bad(queries_.begin(), queries_.begin() + kD);
   bad[3] = NAN;
@@ -254,7 +252,7 @@ TEST_P(ResidualTest, ResetAndWhatIsRefused) {
   EXPECT_THROW(index.reconstruct(-1, row.data()), faiss::FaissException);
   EXPECT_THROW(index.reconstruct(kN, row.data()), faiss::FaissException);
   EXPECT_THROW(index_->add_with_ids(1, row.data(), all.labels.data()), std::exception);
-  if (name().find("NSG") != std::string::npos) return;
+  if (nsg) return;
   const auto rows = index.ntotal;
   EXPECT_THROW(index.add(1, bad.data()), faiss::FaissException);
   EXPECT_EQ(index.ntotal, rows);
@@ -280,8 +278,7 @@ TEST_P(ResidualTest, CodesAlone) {
   std::size_t different = 0;
   for (std::size_t i = 0; i < static_cast<std::size_t>(kN); ++i) {
     const std::uint8_t* code = codes.data() + (i + 1) * size - own;
-    different +=
-        std::memcmp(code, index.residuals().codes.data() + i * own, own) != 0 ? 1 : 0;
+    different += std::memcmp(code, index.residuals().codes.data() + i * own, own) != 0 ? 1 : 0;
   }
   EXPECT_EQ(different, 0u);
   make_direct_maps(index);
@@ -325,7 +322,8 @@ TEST(Residual, EstimatesAreUnbiasedWithTheErrorsOfTwoStages) {
            (metric == faiss::METRIC_L2 ? 0.25 : 1) * d;
   };
   for (const auto metric : {faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2}) {
-    // Errors of one stage times d: .0096 and .037 of |q|^2 |x|^2 (docs/code_format.md: D / (1 - D)).
+    // Errors of one stage times d: .0096 and .037 of |q|^2 |x|^2 (docs/code_format.md: D / (1 -
+    // D)).
     const double one = measure("TQ4", metric);
     EXPECT_NEAR(one, 0.0096, 0.001);
     const double two = measure("TQ4,Refine(+TQ4)", metric);
@@ -368,7 +366,7 @@ TEST(Residual, MapsAndTransformsStandAround) {
   const auto x = clustered(kN, kD, 1);
   const auto queries = clustered(45, kD, 2);
   for (const char* text : {"IDMap,TQ3,Refine(+TQ4)", "IDMap2,IVF8,TQ3,Refine(+TQ4)",
-                           "PCA16,TQ3,Refine(+TQ4)", "OPQ8_16,IVF8,TQ3,Refine(+TQ4)",
+                           "PCA16,TQ3,Refine(+TQ4)", "PCAR16,IVF8,TQ3,Refine(+TQ4)",
                            "L2norm,TQ2,Refine(+TQ3)", "IDMap,PCAR16,TQ3,Refine(+TQ4)"}) {
     for (const auto metric : {faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2}) {
       const auto index = index_factory(kD, text, metric);
@@ -499,7 +497,9 @@ TEST(Residual, FilesThatLie) {
   faiss::IndexRefine swapped(refine.refine_index, refine.base_index);
   write_index(swapped, path);
   EXPECT_THROW(read_index(path), faiss::FaissException);
-  faiss::IndexIDMap map(refine.refine_index);
+  faiss::IndexFlat empty(kD);
+  faiss::IndexIDMap map(&empty);
+  map.index = refine.refine_index;
   write_index(map, path);
   EXPECT_THROW(read_index(path), faiss::FaissException);
   // Counts that differ.
