@@ -163,7 +163,7 @@ def test_refined_by_residuals(small, description):
     truth = numpy.argsort(-exact, axis=1)[:, :10]
     found = [sum(len(set(a) & set(b)) for a, b in zip(some, truth)) for some in (once, ids)]
     assert found[1] > found[0] and found[1] > 0.95 * truth.size
-    assert abs(scores - numpy.take_along_axis(exact, ids, 1)).max() < 0.5
+    assert abs(scores - numpy.take_along_axis(exact, ids, 1)).max() < 1
     again = pickle.loads(pickle.dumps(index))
     assert (again.search(small[:50], 10)[1] == ids).all()
     row = index.reconstruct(3)
