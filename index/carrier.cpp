@@ -230,6 +230,7 @@ std::unique_ptr<IndexTurboQuant> read_flat_carrier(faiss::IOReader* stream) {
   const Envelope envelope = read_flat_envelope(reader);
   auto payload = read_payload(stream, 0);
   if (payload->flat == nullptr) reader.fail_here("expected a flat TurboQuant index");
+  require_residuals_in_place(*payload->flat);
   check_carrier(envelope.d, envelope.ntotal, envelope.metric, payload->flat->d,
                 static_cast<std::uint64_t>(payload->flat->ntotal), payload->flat->metric_type);
   return std::move(payload->flat);
@@ -240,6 +241,7 @@ FlatView view_flat_carrier(const std::uint8_t* data, std::size_t size, bool chec
   CheckedReader reader(&stream);
   const Envelope envelope = read_flat_envelope(reader);
   FlatView view = view_flat_payload(stream, check_codes);
+  if (view.options.residual) fail("codes of residuals cannot be mapped without their base");
   check_carrier(envelope.d, envelope.ntotal, envelope.metric,
                 static_cast<std::int64_t>(view.dimension), static_cast<std::uint64_t>(view.count),
                 view.metric);

@@ -5,6 +5,8 @@
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexNNDescent.h>
 #include <faiss/IndexNSG.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/index_factory.h>
 
@@ -40,8 +42,11 @@ constexpr std::array<Placeholder, 4> kPlaceholders = {{
     {"SQ4", ScalarType::QT_4bit},
 }};
 
+// Of codes of residuals, which must not turn like those that left them over.
+constexpr std::uint64_t kResidualSeed = 0x526573696475616c;
+
 struct Substitution {
-  std::string name;  // TQ3
+  std::string name;  // TQ3, or +TQ3 of residuals
   IndexOptions options;
   int first_bits = 0;  // of a two-level index
   Placeholder placeholder;
@@ -62,7 +67,13 @@ const Substitution& substitution_for(const std::string& name, const std::string&
     for (const Substitution& s : known) used = used || s.placeholder.type == p.type;
     if (!used) {
       int first_bits = 0;
-      const IndexOptions options = parse_two_level_name(name, &first_bits);
+      const bool residual = name[0] == '+';
+      IndexOptions options = parse_two_level_name(name.substr(residual ? 1 : 0), &first_bits);
+      if (residual) {
+        if (first_bits > 0) fail(name + ": codes of residuals have one level");
+        options.residual = true;
+        options.seed = kResidualSeed;
+      }
       known.push_back({name, options, first_bits, p});
       return known.back();
     }
@@ -72,11 +83,20 @@ const Substitution& substitution_for(const std::string& name, const std::string&
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// TQ, a digit, then digits and small letters: ours, if only to say what is wrong with it.
+// Perhaps a +, TQ, a digit, then digits and small letters: ours, if only to say what is wrong with
+// it.
 bool looks_like_ours(const std::string& word) {
   const auto rest = [](char c) { return is_digit(c) || (c >= 'a' && c <= 'z'); };
-  return word.size() >= 3 && word.compare(0, 2, "TQ") == 0 && is_digit(word[2]) &&
-         std::all_of(word.begin() + 3, word.end(), rest);
+  const std::size_t at = word.compare(0, 1, "+") == 0 ? 1 : 0;
+  return word.size() >= at + 3 && word.compare(at, 2, "TQ") == 0 && is_digit(word[at + 2]) &&
+         std::all_of(word.begin() + static_cast<std::ptrdiff_t>(at) + 3, word.end(), rest);
+}
+
+// Whether "Refine(" stands before `at` and ")" at `end`.
+bool is_refining(const std::string& text, std::size_t at, std::size_t end) {
+  const std::string opening = "Refine(";
+  return at >= opening.size() && end < text.size() && text[end] == ')' &&
+         text.compare(at - opening.size(), opening.size(), opening) == 0;
 }
 
 // Names stand between separators of FAISS's grammar: "IVF16(TQ3),Flat", "HNSW32_TQ4".
@@ -85,9 +105,12 @@ Rewritten rewrite(const std::string& description) {
   for (std::size_t at = 0; at <= description.size();) {
     const std::size_t end = std::min(description.find_first_of(",()_", at), description.size());
     const std::string word = description.substr(at, end - at);
-    result.text += looks_like_ours(word)
-                       ? substitution_for(word, description, result.substitutions).placeholder.name
-                       : word;
+    const bool ours = looks_like_ours(word);
+    if (ours && word[0] == '+' && !is_refining(description, at, end)) {
+      fail("\"" + description + "\": " + word + " can only stand in Refine(" + word + ")");
+    }
+    result.text +=
+        ours ? substitution_for(word, description, result.substitutions).placeholder.name : word;
     if (end < description.size()) result.text += description[end];
     at = end + 1;
   }
@@ -119,6 +142,32 @@ bool is_graph(const faiss::Index* index) {
          dynamic_cast<const faiss::IndexNNDescent*>(index) != nullptr;
 }
 
+// What a wrapper is once all inside it is in place.
+std::unique_ptr<faiss::Index> finish(std::unique_ptr<faiss::Index> index) {
+  update_is_trained(index.get());
+  return with_refining(with_selectors(std::move(index)));
+}
+
+// What FAISS parsed as a refinement of maps of ids and transforms becomes maps and transforms of a
+// refinement: residuals are of what the codes get to see. `refine` owns what is inside.
+std::unique_ptr<faiss::Index> move_inside(std::unique_ptr<faiss::Index> index,
+                                          faiss::IndexRefine& refine) {
+  faiss::Index* wrapper = refine.base_index;
+  const bool moves = dynamic_cast<faiss::IndexIDMap*>(wrapper) != nullptr ||
+                     dynamic_cast<faiss::IndexPreTransform*>(wrapper) != nullptr;
+  if (!moves) return finish(std::move(index));
+  std::unique_ptr<faiss::Index> outer(std::exchange(refine.base_index, nullptr));
+  faiss::Index** slot = children(wrapper)[0];
+  refine.base_index = std::exchange(*slot, nullptr);
+  refine.d = refine.base_index->d;
+  const IndexOptions options = static_cast<IndexTurboQuant&>(*refine.refine_index).options();
+  delete std::exchange(refine.refine_index, nullptr);
+  refine.refine_index = new IndexTurboQuant(refine.d, options, refine.metric_type);
+  *slot = move_inside(std::move(index), refine).release();
+  update_is_trained(outer.get());
+  return outer;
+}
+
 // Replaces the placeholders in a tree. Takes the tree, returns what stands in its place.
 std::unique_ptr<faiss::Index> substitute(std::unique_ptr<faiss::Index> index,
                                          const std::vector<Substitution>& all) {
@@ -144,8 +193,11 @@ std::unique_ptr<faiss::Index> substitute(std::unique_ptr<faiss::Index> index,
       index = replace_ivf(*ivf, s->options);
     }
   }
-  update_is_trained(index.get());
-  return with_refining(with_selectors(std::move(index)));
+  auto* refine = dynamic_cast<faiss::IndexRefine*>(index.get());
+  if (refine != nullptr && is_residual(refine->refine_index)) {
+    return move_inside(std::move(index), *refine);
+  }
+  return finish(std::move(index));
 }
 
 std::string with_names_of_user(std::string message, const std::vector<Substitution>& all) {

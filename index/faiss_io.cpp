@@ -8,6 +8,7 @@
 #include "index/checked_reader.h"
 #include "index/checks.h"
 #include "index/glue.h"
+#include "index/index_tree.h"
 #include "index/payload.h"
 
 namespace turboquant {
@@ -28,7 +29,10 @@ std::unique_ptr<faiss::Index> read(faiss::IOReader* reader, const Read& faiss_re
   register_payload();
   if (starts_flat_index(peek(reader, kLeafPrefix))) return read_flat_carrier(reader);
   std::unique_ptr<faiss::Index> tree = faiss_read();
-  return tree == nullptr ? nullptr : restore(std::move(tree));
+  if (tree == nullptr) return nullptr;
+  tree = restore(std::move(tree));
+  require_residuals_in_place(*tree);
+  return tree;
 }
 
 }  // namespace glue

@@ -165,6 +165,7 @@ struct GpuIndexTurboQuant::State {
 GpuIndexTurboQuant::GpuIndexTurboQuant(int dimension, const IndexOptions& options,
                                        faiss::MetricType metric, int device)
     : faiss::Index(dimension, metric) {
+  if (options.residual) fail("what another index left over cannot be on a device");
   translate_cuda_errors(
       [&] { state_ = std::make_unique<State>(dimension, options, metric, device); });
   is_trained = true;

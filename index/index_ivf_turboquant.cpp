@@ -54,6 +54,7 @@ IndexIVFTurboQuant::IndexIVFTurboQuant(faiss::Index* coarse, std::size_t dimensi
     fail("an inverted file has centres of its own: use " + std::string("IVF") +
          std::to_string(nlist_in) + ",TQ" + std::to_string(options.bits));
   }
+  if (options.residual) fail("what another index left over cannot be in an inverted file");
   if (options.normalize) {
     fail("an inverted file cannot normalize: use L2norm,IVF" + std::to_string(nlist_in) + "," +
          index_name(options) + " without cos");
@@ -73,17 +74,27 @@ void IndexIVFTurboQuant::reset() {
 }
 
 void IndexIVFTurboQuant::add_with_ids(std::int64_t n, const float* x, const std::int64_t* xids) {
+  std::vector<std::int64_t> lists(static_cast<std::size_t>(std::max<std::int64_t>(n, 0)));
+  assign_lists(n, x, lists.data());
+  add_assigned(n, x, xids, lists.data());
+}
+
+void IndexIVFTurboQuant::assign_lists(std::int64_t n, const float* x, std::int64_t* lists) const {
   require_finite(x, n, codec_.dimension(), "vector");
   if (quantizer == nullptr || invlists == nullptr || !is_trained) {
     fail("only a trained index with inverted lists takes vectors");
   }
+  nearest_lists(*this, n, x, 1, lists, nullptr);
+}
+
+void IndexIVFTurboQuant::add_assigned(std::int64_t n, const float* x, const std::int64_t* xids,
+                                      const std::int64_t* lists) {
+  if (invlists == nullptr) fail("only an index with inverted lists takes vectors");
   direct_map.check_can_add(xids);
-  std::vector<std::int64_t> lists(static_cast<std::size_t>(std::max<std::int64_t>(n, 0)));
-  nearest_lists(*this, n, x, 1, lists.data(), nullptr);
-  reserve_rows(*invlists, lists.data(), lists.size());
+  reserve_rows(*invlists, lists, static_cast<std::size_t>(std::max<std::int64_t>(n, 0)));
   for (std::int64_t begin = 0; begin < n; begin += kMostAdded) {
     const std::int64_t count = std::min(kMostAdded, n - begin);
-    add_core(count, x + begin * d, xids != nullptr ? xids + begin : nullptr, lists.data() + begin);
+    add_core(count, x + begin * d, xids != nullptr ? xids + begin : nullptr, lists + begin);
   }
 }
 

@@ -43,7 +43,7 @@ IndexOptions parse_index_name(const std::string& name) {
 }
 
 std::string index_name(const IndexOptions& options) {
-  std::string name = "TQ" + std::to_string(options.bits);
+  std::string name = (options.residual ? "+TQ" : "TQ") + std::to_string(options.bits);
   if (options.estimator == Estimator::kTrellis) name += "t";
   if (options.estimator == Estimator::kMse) name += "mse";
   if (options.estimator == Estimator::kQjl) {

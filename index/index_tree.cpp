@@ -18,6 +18,7 @@
 #include "index/selecting_id_map.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
+#include "turboquant/index_refine_residual.h"
 #include "turboquant/index_two_level.h"
 
 namespace turboquant {
@@ -88,13 +89,14 @@ std::unique_ptr<faiss::Index> copy_wrapper(const faiss::Index& index) {
   if (const auto* ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
     copy = copy_ivf(*ivf);
   } else {
-    copy = copy_as<SelectingIdMap<faiss::IndexIDMap2>, SelectingIdMap<faiss::IndexIDMap>,
-                   faiss::IndexIDMap2, faiss::IndexIDMap, faiss::IndexPreTransform,
-                   Refining<faiss::IndexRefineFlat>, Refining<faiss::IndexRefine>,
-                   faiss::IndexRefineFlat, faiss::IndexRefine, faiss::IndexHNSWSQ,
-                   faiss::IndexHNSWFlat, faiss::IndexHNSW, faiss::IndexNSGSQ, faiss::IndexNSG,
-                   faiss::IndexNNDescent, faiss::IndexRowwiseMinMaxFP16, faiss::IndexRowwiseMinMax>(
-        index);
+    copy =
+        copy_as<SelectingIdMap<faiss::IndexIDMap2>, SelectingIdMap<faiss::IndexIDMap>,
+                faiss::IndexIDMap2, faiss::IndexIDMap, faiss::IndexPreTransform,
+                IndexRefineResidual, Refining<faiss::IndexRefineFlat>, Refining<faiss::IndexRefine>,
+                faiss::IndexRefineFlat, faiss::IndexRefine, faiss::IndexHNSWSQ,
+                faiss::IndexHNSWFlat, faiss::IndexHNSW, faiss::IndexNSGSQ, faiss::IndexNSG,
+                faiss::IndexNNDescent, faiss::IndexRowwiseMinMaxFP16, faiss::IndexRowwiseMinMax>(
+            index);
   }
   if (copy == nullptr) {
     fail(std::string("TurboQuant indexes inside ") + typeid(index).name() +
@@ -124,6 +126,22 @@ void update_is_trained(faiss::Index* index) {
     }
   }
   index->is_trained = trained;
+}
+
+bool is_residual(const faiss::Index* index) {
+  const auto* flat = dynamic_cast<const IndexTurboQuant*>(index);
+  return flat != nullptr && flat->options().residual;
+}
+
+void require_residuals_in_place(const faiss::Index& tree) {
+  if (is_residual(&tree)) {
+    fail("codes of what another index left over stand without that index");
+  }
+  const auto* refine = dynamic_cast<const IndexRefineResidual*>(&tree);
+  for (faiss::Index** child : children(const_cast<faiss::Index*>(&tree))) {
+    if (*child == nullptr || (refine != nullptr && *child == refine->refine_index)) continue;
+    require_residuals_in_place(**child);
+  }
 }
 
 bool contains_turboquant(const faiss::Index& index) {

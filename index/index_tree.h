@@ -20,6 +20,12 @@ void set_ownership(faiss::Index* index, bool owns);
 /// Throws faiss::FaissException for a class that `children` does not know.
 std::unique_ptr<faiss::Index> copy_wrapper(const faiss::Index& index);
 
+/// Whether the index holds codes of residuals (IndexOptions::residual). False for null.
+bool is_residual(const faiss::Index* index);
+
+/// Throws where codes of residuals stand anywhere but in an IndexRefineResidual.
+void require_residuals_in_place(const faiss::Index& tree);
+
 /// Sets is_trained of a wrapper from what is inside it.
 void update_is_trained(faiss::Index* index);
 

@@ -12,6 +12,14 @@
 namespace turboquant {
 namespace {
 
+// Scores of residuals alone would be taken for those of vectors.
+void require_whole(const IndexOptions& options) {
+  if (options.residual) {
+    fail("the index " + index_name(options) +
+         " holds what another one left over: IndexRefineResidual adds and searches it");
+  }
+}
+
 class CodeDistance : public faiss::FlatCodesDistanceComputer {
  public:
   explicit CodeDistance(const IndexTurboQuant& index)
@@ -80,6 +88,9 @@ IndexTurboQuant::IndexTurboQuant(int dimension, const IndexOptions& options,
     : faiss::IndexFlatCodes(0, dimension, metric),
       options_(options),
       codec_(make_codec(dimension, options, metric)) {
+  if (options.residual && (options.normalize || options.centre)) {
+    fail("codes of residuals take neither c nor cos, which are the base index's");
+  }
   code_size = codec_.code_size();
   is_trained = true;
 }
@@ -137,6 +148,7 @@ void IndexTurboQuant::encode_rows(std::int64_t n, const float* x, std::uint8_t* 
 }
 
 void IndexTurboQuant::add(std::int64_t n, const float* x) {
+  require_whole(options_);
   if (n < 0) fail("cannot add " + std::to_string(n) + " vectors");
   if (n == 0) return;
   if (options_.centre && !has_centre_) train(n, x);
@@ -153,6 +165,7 @@ void IndexTurboQuant::add(std::int64_t n, const float* x) {
 
 void IndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, float* distances,
                              std::int64_t* labels, const faiss::SearchParameters* params) const {
+  require_whole(options_);
   const CodeView view{codec_, options_.normalize, metric_type, codes.data(), ntotal};
   const auto* ours = dynamic_cast<const SearchParametersTurboQuant*>(params);
   const float confidence = ours != nullptr ? ours->prune_confidence : prune_confidence;
@@ -162,6 +175,7 @@ void IndexTurboQuant::search(std::int64_t n, const float* x, std::int64_t k, flo
 void IndexTurboQuant::range_search(std::int64_t n, const float* x, float radius,
                                    faiss::RangeSearchResult* result,
                                    const faiss::SearchParameters* params) const {
+  require_whole(options_);
   const CodeView view{codec_, options_.normalize, metric_type, codes.data(), ntotal};
   range_search_codes(view, n, x, radius, result, params);
 }
@@ -193,6 +207,7 @@ void IndexTurboQuant::sa_decode(std::int64_t n, const std::uint8_t* bytes, float
 }
 
 faiss::FlatCodesDistanceComputer* IndexTurboQuant::get_FlatCodesDistanceComputer() const {
+  require_whole(options_);
   return new CodeDistance(*this);
 }
 

@@ -65,6 +65,7 @@ void rescore(const TwoLevel& levels, const std::uint8_t* first, const std::uint8
 IndexTwoLevel::IndexTwoLevel(int dimension, const IndexOptions& options, int first_bits,
                              faiss::MetricType metric)
     : faiss::Index(dimension, metric), coder_(dimension, options, metric), first_bits_(first_bits) {
+  if (options.residual) fail("what another index left over cannot be in two levels");
   make_levels();
   is_trained = true;
 }

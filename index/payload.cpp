@@ -31,6 +31,7 @@ constexpr std::uint8_t kFlagByResidual = 2;
 constexpr std::uint8_t kFlagCentre = 4;         // of flat indexes whose codes are of x - c
 constexpr std::uint8_t kFlagCentreFollows = 8;  // c itself stands before the codes
 constexpr std::uint8_t kFlagPacked = 16;        // of version 2
+constexpr std::uint8_t kFlagResidual = 32;      // of flat indexes that refine another
 enum Kind : std::uint8_t { kFlat = 0, kIvf = 1, kTwoLevel = 2 };
 
 struct Header {
@@ -73,7 +74,8 @@ Header make_header(Kind kind, const Quantizer& codec, const IndexOptions& option
   header.projection = static_cast<std::uint8_t>(options.projection);
   header.metric = static_cast<std::uint8_t>(to_metric(metric));
   header.flags = static_cast<std::uint8_t>((options.normalize ? kFlagNormalize : 0) |
-                                           (options.centre ? kFlagCentre : 0));
+                                           (options.centre ? kFlagCentre : 0) |
+                                           (options.residual ? kFlagResidual : 0));
   header.dimension = static_cast<std::uint32_t>(codec.dimension());
   header.code_size = static_cast<std::uint32_t>(codec.code_size());
   header.seed = options.seed;
@@ -161,7 +163,9 @@ Header read_header(CheckedReader& reader) {
   const bool qjl = header.estimator == static_cast<std::uint8_t>(Estimator::kQjl);
   const std::uint8_t allowed_flags =
       (header.kind == kIvf ? kFlagByResidual : kFlagNormalize | kFlagCentre | kFlagCentreFollows) |
-      kFlagPacked;
+      (header.kind == kFlat ? kFlagResidual : 0) | kFlagPacked;
+  const bool stray_residual =
+      (header.flags & kFlagResidual) != 0 && (header.flags & (kFlagNormalize | kFlagCentre)) != 0;
   const bool stray_packing =
       ((header.flags & kFlagPacked) != 0) != (header.version == kPackedVersion);
   const bool stray_centre = (header.flags & kFlagCentreFollows) != 0
@@ -173,7 +177,7 @@ Header read_header(CheckedReader& reader) {
                                                   : header.first_bits != 0;
   if (header.kind > kTwoLevel || bad_level || header.bits < 1 || header.bits > 4 ||
       header.estimator > 3 || header.projection > 1 || (gaussian && !qjl) || header.metric > 1 ||
-      (header.flags & ~allowed_flags) != 0 || stray_centre || stray_packing ||
+      (header.flags & ~allowed_flags) != 0 || stray_centre || stray_packing || stray_residual ||
       header.reserved2 != 0) {
     reader.fail_here("the TurboQuant header holds a value that format " +
                      std::to_string(header.version) + " does not allow");
@@ -197,6 +201,7 @@ IndexOptions options_of(const Header& header) {
   options.projection = static_cast<Projection>(header.projection);
   options.normalize = (header.flags & kFlagNormalize) != 0;
   options.centre = (header.flags & kFlagCentre) != 0;
+  options.residual = (header.flags & kFlagResidual) != 0;
   options.seed = header.seed;
   return options;
 }

@@ -5,42 +5,51 @@
 #include <limits>
 #include <string>
 #include <typeinfo>
+#include <utility>
 #include <vector>
 
 #include "index/checks.h"
+#include "index/index_tree.h"
 #include "index/refine_rows.h"
 #include "quantizer/parallel.h"
 #include "quantizer/top_k.h"
 #include "turboquant/faiss_io.h"
+#include "turboquant/index_refine_residual.h"
 
 namespace turboquant {
 namespace {
 
-constexpr std::int64_t kAhead = 4;        // rows asked for before they are scored
+constexpr std::size_t kAhead = 4;         // rows asked for before they are scored
 constexpr std::size_t kTaskQueries = 16;  // that a thread takes at a time
 
-struct Candidates {
-  std::int64_t n = 0;                    // of each query
-  const std::int64_t* labels = nullptr;  // -1 behind the last
-};
+class ExactLook : public SecondLook {
+ public:
+  explicit ExactLook(const faiss::Index& index) : rows_(index) {}
 
-void refine(RefineRows& rows, Metric metric, const float* query, const Candidates& of,
-            std::int64_t ntotal, std::vector<WideKey>& keys) {
-  keys.clear();
-  rows.set_query(query);
-  const std::int64_t* last =
-      std::find_if(of.labels, of.labels + of.n, [](auto l) { return l < 0; });
-  const std::int64_t n = last - of.labels;
-  for (std::int64_t j = 0; j < n; ++j) {
-    if (of.labels[j] >= ntotal) {
-      fail("the refining index lacks row " + std::to_string(of.labels[j]));
+  void score(const float* query, const std::int64_t* labels, std::size_t n,
+             float* scores) override {
+    rows_.set_query(query);
+    for (std::size_t j = 0; j < std::min(kAhead, n); ++j) rows_.fetch(labels[j]);
+    for (std::size_t j = 0; j < n; ++j) {
+      if (j + kAhead < n) rows_.fetch(labels[j + kAhead]);
+      scores[j] = rows_.score(labels[j]);
     }
   }
-  for (std::int64_t j = 0; j < std::min(kAhead, n); ++j) rows.fetch(of.labels[j]);
-  for (std::int64_t j = 0; j < n; ++j) {
-    if (j + kAhead < n) rows.fetch(of.labels[j + kAhead]);
-    keys.push_back(wide_key(metric, rows.score(of.labels[j]), of.labels[j]));
+
+ private:
+  RefineRows rows_;
+};
+
+// How many candidates there are before the first -1.
+std::size_t count_candidates(const std::int64_t* labels, std::int64_t most, std::int64_t ntotal) {
+  std::int64_t n = 0;
+  while (n < most && labels[n] >= 0) {
+    if (labels[n] >= ntotal) {
+      fail("the refining index lacks row " + std::to_string(labels[n]));
+    }
+    ++n;
   }
+  return static_cast<std::size_t>(n);
 }
 
 template <class Refine>
@@ -54,6 +63,13 @@ std::unique_ptr<faiss::Index> replace(Refine& index) {
 
 void search_refined(const faiss::IndexRefine& index, std::int64_t n, const float* x, std::int64_t k,
                     float* distances, std::int64_t* labels, const faiss::SearchParameters* params) {
+  search_refined(index, n, x, k, distances, labels, params,
+                 [&] { return std::make_unique<ExactLook>(*index.refine_index); });
+}
+
+void search_refined(const faiss::IndexRefine& index, std::int64_t n, const float* x, std::int64_t k,
+                    float* distances, std::int64_t* labels, const faiss::SearchParameters* params,
+                    const std::function<std::unique_ptr<SecondLook>()>& make_look) {
   float factor = index.k_factor;
 #ifdef TURBOQUANT_FAISS_HAS_REFINE_PARAMETERS
   if (const auto* own = dynamic_cast<const faiss::IndexRefineSearchParameters*>(params)) {
@@ -79,14 +95,19 @@ void search_refined(const faiss::IndexRefine& index, std::int64_t n, const float
   const std::size_t tasks = (queries + kTaskQueries - 1) / kTaskQueries;
   std::atomic<std::size_t> next{0};
   run_parts(std::clamp<std::size_t>(tasks, 1, free_threads()), [&](std::size_t) {
-    RefineRows rows(*index.refine_index);
+    const std::unique_ptr<SecondLook> look = make_look();
     std::vector<WideKey> keys;
     for (std::size_t task = next++; task < tasks; task = next++) {
       const std::size_t end = std::min(queries, (task + 1) * kTaskQueries);
       for (std::size_t q = task * kTaskQueries; q < end; ++q) {
-        const Candidates of{wanted, found.data() + q * static_cast<std::size_t>(wanted)};
-        refine(rows, metric, x + q * static_cast<std::size_t>(index.d), of,
-               index.refine_index->ntotal, keys);
+        const std::int64_t* candidates = found.data() + q * static_cast<std::size_t>(wanted);
+        float* scores = first.data() + q * static_cast<std::size_t>(wanted);
+        const std::size_t count = count_candidates(candidates, wanted, index.refine_index->ntotal);
+        look->score(x + q * static_cast<std::size_t>(index.d), candidates, count, scores);
+        keys.clear();
+        for (std::size_t j = 0; j < count; ++j) {
+          keys.push_back(wide_key(metric, scores[j], candidates[j]));
+        }
         const auto most = static_cast<std::size_t>(k);
         const std::size_t kept = std::min(most, keys.size());
         std::partial_sort(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(kept),
@@ -99,6 +120,9 @@ void search_refined(const faiss::IndexRefine& index, std::int64_t n, const float
 
 std::unique_ptr<faiss::Index> with_refining(std::unique_ptr<faiss::Index> index) {
   auto* refine = dynamic_cast<faiss::IndexRefine*>(index.get());
+  if (refine != nullptr && is_residual(refine->refine_index)) {
+    return std::make_unique<IndexRefineResidual>(std::move(*refine));
+  }
   if (refine == nullptr || refine->base_index == nullptr || refine->refine_index == nullptr ||
       !contains_turboquant(*refine->base_index)) {
     return index;

@@ -50,6 +50,14 @@ struct IndexIVFTurboQuant : faiss::IndexIVF {
   /// Lists in memory get the room that they need, where they grow by a quarter or more at once.
   void add_with_ids(std::int64_t n, const float* x, const std::int64_t* xids) override;
 
+  /// The same of vectors whose lists are known: lists[n], -1 for a vector that none takes. Rows of
+  /// a list are appended in the order of the vectors.
+  void add_assigned(std::int64_t n, const float* x, const std::int64_t* xids,
+                    const std::int64_t* lists);
+
+  /// lists[n]: the list that each of x[n][d] belongs to. Throws as add_with_ids does.
+  void assign_lists(std::int64_t n, const float* x, std::int64_t* lists) const;
+
   void search(std::int64_t n, const float* x, std::int64_t k, float* distances,
               std::int64_t* labels, const faiss::SearchParameters* params = nullptr) const override;
 

@@ -41,6 +41,9 @@ struct IndexOptions {
   /// to train, or else to the first add. Errors shrink with |x - c| |q - c|: it pays where vectors
   /// share a direction.
   bool centre = false;
+  /// The rows are what another index left over and mean nothing without it: IndexRefineResidual
+  /// adds and scores them. Without normalize and centre.
+  bool residual = false;
   std::uint64_t seed = QuantizerOptions::kDefaultSeed;
 };
 
@@ -53,7 +56,8 @@ inline constexpr int kMaxGaussianDimension = 8192;
 /// these.
 IndexOptions parse_index_name(const std::string& name);
 
-/// The inverse of parse_index_name; the seed is not part of a name.
+/// The inverse of parse_index_name, with a + in front for IndexOptions::residual; the seed is not
+/// part of a name.
 std::string index_name(const IndexOptions& options);
 
 /// Search parameters of one call.

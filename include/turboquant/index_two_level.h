@@ -44,6 +44,9 @@ struct IndexTwoLevel : faiss::Index {
   const IndexOptions& options() const { return coder_.options(); }
   int first_bits() const { return first_bits_; }
 
+  /// As IndexTurboQuant::centre.
+  std::vector<float> centre() const { return coder_.centre(); }
+
   /// Bytes of a vector, of both levels together.
   std::size_t row_bytes() const;
 

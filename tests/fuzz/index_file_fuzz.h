@@ -17,8 +17,28 @@
 #include "index/payload.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
+#include "turboquant/index_refine_residual.h"
 
 namespace turboquant::test {
+
+/// Residuals that were read must refine an index of as many rows.
+inline void use_residuals(IndexTurboQuant& residuals) {
+  if (residuals.d > 512 || residuals.ntotal > 64) return;
+  IndexOptions options;
+  options.bits = 1;
+  options.seed = residuals.options().seed + 1;
+  IndexTurboQuant base(residuals.d, options, residuals.metric_type);
+  const std::vector<float> rows(static_cast<std::size_t>(residuals.d * residuals.ntotal), 0.5F);
+  base.add(residuals.ntotal, rows.data());
+  const IndexRefineResidual index(&base, &residuals);
+  const std::vector<float> query(static_cast<std::size_t>(residuals.d), 1.0F);
+  float distances[3];
+  std::int64_t labels[3];
+  index.search(1, query.data(), 3, distances, labels);
+  for (int i = 0; i < 3; ++i) {
+    if (labels[i] >= index.ntotal || (labels[i] == -1) != (i >= index.ntotal)) std::abort();
+  }
+}
 
 /// An index that was read must search, decode, and come back equal from its own file.
 inline void use_index(const IndexTurboQuant& index) {
@@ -86,7 +106,11 @@ inline void fuzz_index_file(const std::uint8_t* data, std::size_t size) {
     }
     MemoryReader reader(data, size);
     const auto payload = read_payload(&reader, 0);
-    if (payload->flat != nullptr) use_index(*payload->flat);
+    if (payload->flat != nullptr && payload->flat->options().residual) {
+      use_residuals(*payload->flat);
+    } else if (payload->flat != nullptr) {
+      use_index(*payload->flat);
+    }
     if (payload->two_level != nullptr) {
       use_index(payload->two_level->flat());
       const std::vector<float> query(static_cast<std::size_t>(payload->two_level->d), 1.0F);

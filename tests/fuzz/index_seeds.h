@@ -14,6 +14,7 @@
 #include "index/payload.h"
 #include "turboquant/faiss_io.h"
 #include "turboquant/index_ivf_turboquant.h"
+#include "turboquant/index_refine_residual.h"
 #include "turboquant/index_two_level.h"
 
 namespace turboquant::test {
@@ -73,6 +74,13 @@ inline SeedFiles make_index_seeds() {
   IndexTwoLevel two_level(10, parse_index_name("TQ4"), 2, faiss::METRIC_L2);
   two_level.add(3, seed_rows(3, 10).data());
   seeds["payload_two_level"] = payload_of(written(two_level));
+  for (const bool l2 : {false, true}) {
+    const auto metric = l2 ? faiss::METRIC_L2 : faiss::METRIC_INNER_PRODUCT;
+    const auto refined = index_factory(10, "TQ4,Refine(+TQ3)", metric);
+    refined->add(3, seed_rows(3, 10).data());
+    const auto& residuals = dynamic_cast<const IndexRefineResidual&>(*refined).residuals();
+    seeds[l2 ? "payload_residual_l2" : "payload_residual_ip"] = payload_of(written(residuals));
+  }
   return seeds;
 }
 

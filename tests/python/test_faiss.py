@@ -24,6 +24,7 @@ if faiss.__version__ not in turboquant.faiss.supported_versions():
 FLAT_AND_AROUND = [
     "TQ3", "TQ2qjl", "TQ4mse", "IDMap,TQ3", "IDMap2,TQ4", "PCA32,TQ3", "L2norm,TQ3", "IVF16,TQ4",
     "IVF16_HNSW8,TQ3", "PCAR32,IVF16,TQ4", "TQ4,RFlat", "TQ2,Refine(TQ4)", "HNSW16,TQ3",
+    "TQ3,Refine(+TQ3)", "IDMap2,TQ4,Refine(+TQ2)", "IVF16,TQ4,Refine(+TQ4)",
     "IVF16(TQ3),Flat", "Flat", "IVF16,Flat",
 ]  # fmt: skip
 

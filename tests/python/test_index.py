@@ -124,7 +124,8 @@ def test_reconstruct(small):
 
 
 @pytest.mark.parametrize(
-    "description", ["IVF8,TQ4", "PCA20,TQ4", "TQ2,Refine(TQ4)", "HNSW8,TQ4", "IDMap2,TQ4"]
+    "description",
+    ["IVF8,TQ4", "PCA20,TQ4", "TQ2,Refine(TQ4)", "TQ2,Refine(+TQ3)", "HNSW8,TQ4", "IDMap2,TQ4"],
 )
 def test_composites(small, description):
     index = index_factory(40, description)
@@ -145,6 +146,28 @@ def test_composites(small, description):
     for other in (copy.copy(index), copy.deepcopy(index), pickle.loads(pickle.dumps(index))):
         other_scores, other_ids = other.search(small[:100], 1)
         assert (other_scores == scores).all() and (other_ids == ids).all()
+
+
+@pytest.mark.parametrize("description", ["IVF8,TQ3,Refine(+TQ4)", "IDMap2,TQ3,Refine(+TQ4)"])
+def test_refined_by_residuals(small, description):
+    index, exact = index_factory(40, description, "ip"), small[:50] @ small.T
+    index.train(small)
+    if description.startswith("IDMap"):
+        index.add_with_ids(small, numpy.arange(300))
+    else:
+        index.add(small)
+        index.nprobe = 8
+    once = index.search(small[:50], 10)[1]
+    index.set_parameter("k_factor_rf", 4)
+    scores, ids = index.search(small[:50], 10)
+    truth = numpy.argsort(-exact, axis=1)[:, :10]
+    found = [sum(len(set(a) & set(b)) for a, b in zip(some, truth)) for some in (once, ids)]
+    assert found[1] > found[0] and found[1] > 0.95 * truth.size
+    assert abs(scores - numpy.take_along_axis(exact, ids, 1)).max() < 1
+    again = pickle.loads(pickle.dumps(index))
+    assert (again.search(small[:50], 10)[1] == ids).all()
+    row = index.reconstruct(3)
+    assert numpy.linalg.norm(row - small[3]) < 0.05 * numpy.linalg.norm(small[3])
 
 
 def test_copies_are_independent(small):

@@ -103,10 +103,27 @@ TEST_F(Build, CompositesTrainOnASample) {
 }
 
 TEST_F(Build, DescribesWhatTheFactoryMade) {
-  for (const char* factory :
-       {"TQ3", "TQ2qjl", "TQ1mse", "TQ4cos", "Flat", "SQ8", "PCA16,TQ3", "L2norm,TQ3", "IVF16,TQ4",
-        "IVF16,Flat", "IVF16,SQ8", "PQ8x4", "HNSW8,TQ3", "IDMap,TQ3", "IDMap2,Flat",
-        "TQ3,Refine(Flat)", "OPQ8_16,TQ3", "RR16,TQ3", "IVF8,PQ4x4"}) {
+  for (const char* factory : {"TQ3",
+                              "TQ2qjl",
+                              "TQ1mse",
+                              "TQ4cos",
+                              "Flat",
+                              "SQ8",
+                              "PCA16,TQ3",
+                              "L2norm,TQ3",
+                              "IVF16,TQ4",
+                              "IVF16,Flat",
+                              "IVF16,SQ8",
+                              "PQ8x4",
+                              "HNSW8,TQ3",
+                              "IDMap,TQ3",
+                              "IDMap2,Flat",
+                              "TQ3,Refine(Flat)",
+                              "IVF8,TQ4,Refine(+TQ4)",
+                              "IDMap,TQ2t,Refine(+TQ3t)",
+                              "OPQ8_16,TQ3",
+                              "RR16,TQ3",
+                              "IVF8,PQ4x4"}) {
     const auto index = make_index(32, factory, faiss::METRIC_L2);
     EXPECT_EQ(describe(*index), factory);
   }
