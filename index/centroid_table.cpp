@@ -12,6 +12,7 @@ namespace turboquant {
 namespace {
 
 constexpr std::size_t kMostLists = std::size_t{1} << 18;  // whose bounds a thread holds at once
+constexpr std::size_t kParallelFloats = std::size_t{1} << 18;  // whose checksums repay threads
 
 std::uint64_t checksum_of(const float* x, std::size_t d) {
   return checksum(reinterpret_cast<const std::uint8_t*>(x), d * sizeof(float));
@@ -84,12 +85,15 @@ const UnitRotation* CentroidTable::rotation(std::int64_t list, const float* cent
 
 const NearestPoints* CentroidTable::nearest(const float* centroids) const {
   if (nearest_ == nullptr) return nullptr;
+  const std::size_t d = codec_.dimension();
+  bool all = true;
+#pragma omp parallel for schedule(static) reduction(&& : all) if (nlist_ * d > kParallelFloats)
   for (std::size_t list = 0; list < nlist_; ++list) {
-    if (same(list, centroids + list * codec_.dimension())) continue;
-    stale_ = true;
-    return nullptr;
+    all = all && same(list, centroids + list * d);
   }
-  return nearest_.get();
+  if (all) return nearest_.get();
+  stale_ = true;
+  return nullptr;
 }
 
 std::size_t CentroidTable::bytes() const {

@@ -173,11 +173,12 @@ class BestSink final : public VisitSink {
   std::vector<Finds> finds_;
 };
 
-void write_best(Metric metric, const std::vector<std::unique_ptr<Best>>& best, std::size_t k,
+void write_best(Metric metric, std::vector<std::unique_ptr<Best>>& best, std::size_t k,
                 float* distances, std::int64_t* labels) {
-#pragma omp parallel for schedule(static) if (best.size() * k > 20000)
+#pragma omp parallel for schedule(static) if (best.size() * k > 2000)
   for (std::size_t q = 0; q < best.size(); ++q) {
     write_results(metric, best[q]->keys.sorted(), k, distances + q * k, labels + q * k);
+    best[q].reset();  // to free them takes time as well
   }
 }
 

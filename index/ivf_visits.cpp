@@ -101,44 +101,72 @@ void IvfVisits::select(ListRows& rows) const {
       *options_.selector, rows.end, [&](std::size_t j) { return id_at(ids, j); }, rows.mask);
 }
 
+// The visits of one query in the order of its lists: put(visit).
+template <class Put>
+void IvfVisits::each_visit(std::size_t q, Seen& seen, const Put& put) const {
+  const auto nprobe = static_cast<std::size_t>(batch_.nprobe);
+  const std::int64_t* lists = batch_.lists + q * nprobe;
+  std::size_t scanned = 0;
+  for (std::size_t p = 0; p < nprobe; ++p) {
+    if (options_.max_codes != 0 && scanned >= options_.max_codes) break;
+    if (lists[p] < 0) continue;
+    const std::uint32_t number = numbers_[static_cast<std::size_t>(lists[p])];
+    if (number == kNoList) continue;
+    const ListRows& rows = lists_[number];
+    std::size_t end = rows.end;
+    if (options_.max_codes != 0 && !options_.whole_lists) {
+      end = std::min(end, options_.max_codes - scanned);
+    }
+    ++seen.lists;
+    const std::size_t selected = rows.selected_below(end);
+    seen.rows += selected;
+    scanned += selected;
+    if (selected == 0) continue;
+    put(IvfVisit{number, static_cast<std::uint32_t>(q), static_cast<std::uint32_t>(p),
+                 static_cast<std::uint32_t>(end)});
+  }
+}
+
 // visits_: ordered by list; with nearest_first, those to the nearest list of each query before all
 // others, because it gives the best bound for the rest.
 void IvfVisits::collect_visits(bool nearest_first) {
-  const auto nprobe = static_cast<std::size_t>(batch_.nprobe);
-  std::vector<std::size_t> counts(2 * lists_.size() + 1);
-  std::vector<IvfVisit> all;
-  std::vector<std::uint32_t> keys;
-  all.reserve(static_cast<std::size_t>(batch_.n) * nprobe);
-  keys.reserve(all.capacity());
-  for (std::int64_t q = 0; q < batch_.n; ++q) {
-    const std::int64_t* lists = batch_.lists + static_cast<std::size_t>(q) * nprobe;
-    std::size_t scanned = 0;
-    bool first = nearest_first;
-    for (std::size_t p = 0; p < nprobe; ++p) {
-      if (options_.max_codes != 0 && scanned >= options_.max_codes) break;
-      if (lists[p] < 0) continue;
-      const std::uint32_t number = numbers_[static_cast<std::size_t>(lists[p])];
-      if (number == kNoList) continue;
-      const ListRows& rows = lists_[number];
-      std::size_t end = rows.end;
-      if (options_.max_codes != 0 && !options_.whole_lists) {
-        end = std::min(end, options_.max_codes - scanned);
-      }
-      ++visited_;
-      const std::size_t seen = rows.selected_below(end);
-      compared_ += seen;
-      scanned += seen;
-      if (seen == 0) continue;
-      all.push_back({number, static_cast<std::uint32_t>(q), static_cast<std::uint32_t>(p),
-                     static_cast<std::uint32_t>(end)});
-      keys.push_back(static_cast<std::uint32_t>(first ? number : lists_.size() + number));
-      ++counts[keys.back() + 1];
-      first = false;
+  const auto n = static_cast<std::size_t>(batch_.n);
+  const std::size_t pairs = n * static_cast<std::size_t>(batch_.nprobe);
+  const std::size_t keys = lists_.size() * (nearest_first ? 2 : 1);
+  // Places are counted for each part, so more parts than this would take longer.
+  const std::size_t parts =
+      std::clamp<std::size_t>(std::min(pairs / (2 * keys + 4096), n), 1, threads());
+  std::vector<std::vector<std::uint32_t>> places(parts);
+  std::vector<Seen> seen(parts);
+  const auto each_of_part = [&](std::size_t part, const auto& put) {
+    Seen of_part;
+    for (std::size_t q = part * n / parts; q < (part + 1) * n / parts; ++q) {
+      std::size_t later = 0;  // what is added to the key
+      each_visit(q, of_part, [&](const IvfVisit& visit) {
+        put(visit, later + visit.list);
+        if (nearest_first) later = lists_.size();
+      });
     }
+    seen[part] = of_part;
+  };
+  run_parts(parts, [&](std::size_t part) {
+    places[part].resize(keys);
+    each_of_part(part, [&](const IvfVisit&, std::size_t key) { ++places[part][key]; });
+  });
+  for (const Seen& part : seen) {
+    visited_ += part.lists;
+    compared_ += part.rows;
   }
-  for (std::size_t i = 1; i < counts.size(); ++i) counts[i] += counts[i - 1];
-  visits_.resize(all.size());
-  for (std::size_t i = 0; i < all.size(); ++i) visits_[counts[keys[i]]++] = all[i];
+  std::uint32_t at = 0;
+  for (std::size_t key = 0; key < keys; ++key) {
+    for (auto& of_part : places) at += std::exchange(of_part[key], at);
+  }
+  visits_.resize(at);
+  run_parts(parts, [&](std::size_t part) {
+    each_of_part(part, [&](const IvfVisit& visit, std::size_t key) {
+      visits_[places[part][key]++] = visit;
+    });
+  });
 }
 
 void IvfVisits::prepare() {

@@ -97,8 +97,13 @@ class IvfVisits {
     std::size_t first, last;
     std::size_t begin, end;
   };
+  struct Seen {
+    std::size_t lists = 0, rows = 0;
+  };
   class Worker;
 
+  template <class Put>
+  void each_visit(std::size_t q, Seen& seen, const Put& put) const;
   void collect_lists();
   void select(ListRows& rows) const;
   void collect_visits(bool nearest_first);
