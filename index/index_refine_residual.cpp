@@ -319,6 +319,29 @@ void IndexRefineResidual::range_search(std::int64_t, const float*, float, faiss:
   fail("an index that is refined by residuals has no range search; its base_index has");
 }
 
+void IndexRefineResidual::check_compatible_for_merge(const faiss::Index& other) const {
+  const auto* same = dynamic_cast<const IndexRefineResidual*>(&other);
+  if (same == nullptr) fail("an index refined by residuals can only take over another one");
+  check(*this);
+  check(*same);
+  residuals().check_compatible_for_merge(same->residuals());
+  base_index->check_compatible_for_merge(*same->base_index);
+}
+
+void IndexRefineResidual::merge_from(faiss::Index& other, std::int64_t add_id) {
+  check_compatible_for_merge(other);
+  if (add_id != 0 && add_id != ntotal) {
+    fail("ids of an index that is refined go up by the " + std::to_string(ntotal) +
+         " vectors before them, not by " + std::to_string(add_id));
+  }
+  auto& from = static_cast<IndexRefineResidual&>(other);
+  const bool lists = dynamic_cast<const IndexIVFTurboQuant*>(base_index) != nullptr;
+  base_index->merge_from(*from.base_index, lists ? ntotal : 0);
+  refine_index->merge_from(*from.refine_index, 0);
+  ntotal = refine_index->ntotal;
+  from.ntotal = 0;
+}
+
 void IndexRefineResidual::reconstruct(std::int64_t key, float* x) const {
   if (key < 0 || key >= residuals().ntotal) {
     fail("id " + std::to_string(key) + " is not in the index");

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "turboquant/index_refine_residual.h"
 #include "turboquant/index_turboquant.h"
 #include "turboquant/index_two_level.h"
 
@@ -20,8 +21,13 @@ std::unique_ptr<faiss::Index> replace(Map& map) {
 std::unique_ptr<faiss::Index> with_selectors(std::unique_ptr<faiss::Index> index) {
 #ifndef TURBOQUANT_FAISS_ID_MAP_SELECTS
   auto* map = dynamic_cast<faiss::IndexIDMap*>(index.get());
-  if (map == nullptr || (dynamic_cast<IndexTurboQuant*>(map->index) == nullptr &&
-                         dynamic_cast<IndexTwoLevel*>(map->index) == nullptr)) {
+  if (map == nullptr) return index;
+  const faiss::Index* inside = map->index;
+  if (const auto* refine = dynamic_cast<const IndexRefineResidual*>(inside)) {
+    inside = refine->base_index;
+  }
+  if (dynamic_cast<const IndexTurboQuant*>(inside) == nullptr &&
+      dynamic_cast<const IndexTwoLevel*>(inside) == nullptr) {
     return index;
   }
   if (auto* two_way = dynamic_cast<faiss::IndexIDMap2*>(map)) return replace(*two_way);

@@ -42,6 +42,11 @@ struct IndexRefineResidual : faiss::IndexRefine {
   void range_search(std::int64_t n, const float* x, float radius, faiss::RangeSearchResult* result,
                     const faiss::SearchParameters* params = nullptr) const override;
 
+  /// Takes over another index of this kind, whose ids go up by ntotal, where the base can take over
+  /// its base. add_id: 0 or ntotal.
+  void check_compatible_for_merge(const faiss::Index& other) const override;
+  void merge_from(faiss::Index& other, std::int64_t add_id = 0) override;
+
   /// The sum of both reconstructions. An inverted file needs a direct map for it, as always.
   void reconstruct(std::int64_t key, float* x) const override;
 

@@ -4,6 +4,8 @@
 #include <faiss/IVFlib.h>
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/FaissException.h>
 #include <faiss/impl/io.h>
@@ -36,6 +38,23 @@ bool is_rowwise(const faiss::Index& index) {
   }
   if (const auto* flat = dynamic_cast<const IndexTurboQuant*>(&index)) return !wants_centre(*flat);
   return dynamic_cast<const MappedIndex*>(&index) != nullptr;
+}
+
+// FAISS's try_extract_index_ivf, which before 1.8 does not look into refinements.
+const faiss::IndexIVF* inverted_file(const faiss::Index& index) {
+  if (const auto* chain = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+    return inverted_file(*chain->index);
+  }
+  if (const auto* map = dynamic_cast<const faiss::IndexIDMap*>(&index)) {
+    return inverted_file(*map->index);
+  }
+  if (const auto* refine = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+    return inverted_file(*refine->base_index);
+  }
+  return faiss::ivflib::try_extract_index_ivf(&index);
+}
+faiss::IndexIVF* inverted_file(faiss::Index& index) {
+  return const_cast<faiss::IndexIVF*>(inverted_file(std::as_const(index)));
 }
 
 bool has_ids(const faiss::Index& index) {
@@ -72,7 +91,7 @@ class Parameters {
   Parameters(const faiss::Index& index, const Selector* selector) {
     if (selector == nullptr) return;
     auto* sel = const_cast<faiss::IDSelector*>(&selector->get());
-    if (const auto* ivf = faiss::ivflib::try_extract_index_ivf(&index)) {
+    if (const auto* ivf = inverted_file(index)) {
       ivf_.sel = sel;
       ivf_.nprobe = ivf->nprobe;
       ivf_.max_codes = ivf->max_codes;
@@ -268,12 +287,12 @@ nb::object PyIndex::reconstruct(nb::handle ids_object) {
     }
   };
   const bool must_map = reading([](const faiss::Index& index) {
-    const auto* ivf = faiss::ivflib::try_extract_index_ivf(&index);
+    const auto* ivf = inverted_file(index);
     return ivf != nullptr && ivf->direct_map.no();
   });
   if (must_map) {
     writing([](faiss::Index& index) {  // inverted lists do not say which id is where
-      faiss::ivflib::extract_index_ivf(&index)->set_direct_map_type(faiss::DirectMap::Hashtable);
+      inverted_file(index)->set_direct_map_type(faiss::DirectMap::Hashtable);
     });
   }
   reading(copy);
@@ -286,7 +305,7 @@ std::size_t PyIndex::remove_ids(nb::handle selector_object) {
   if (selector == nullptr) throw nb::type_error("remove_ids needs ids, not None");
   return writing([&](faiss::Index& index) {
     // FAISS cannot remove by every selector while it has a map of ids; reconstruct makes it anew.
-    if (auto* ivf = faiss::ivflib::try_extract_index_ivf(&index)) {
+    if (auto* ivf = inverted_file(index)) {
       ivf->set_direct_map_type(faiss::DirectMap::NoMap);
     }
     return index.remove_ids(selector->get());
@@ -306,7 +325,7 @@ void PyIndex::set_parameter(const std::string& name, double value) {
 
 std::int64_t PyIndex::nprobe() {
   return reading([](const faiss::Index& index) -> std::int64_t {
-    const auto* ivf = faiss::ivflib::try_extract_index_ivf(&index);
+    const auto* ivf = inverted_file(index);
     if (ivf == nullptr) throw nb::attribute_error("nprobe: the index has no inverted lists");
     return static_cast<std::int64_t>(ivf->nprobe);
   });

@@ -155,6 +155,33 @@ TEST_P(Concurrency, FactoriesInParallel) {
   for (std::thread& thread : threads) thread.join();
 }
 
+// Residuals are searched by many and added by many, each thread to its own.
+TEST_P(Concurrency, RefinedByResiduals) {
+  const auto x = clustered(kN, kD, 1);
+  const auto queries = clustered(12, kD, 2);
+  const auto shared = index_factory(kD, "IVF4,TQ3,Refine(+TQ4)", GetParam());
+  test::fill(*shared, x);
+  dynamic_cast<faiss::IndexRefine&>(*shared).k_factor = 3;
+  const auto empty = clone_index(*shared);
+  empty->reset();
+  const Results expected = search(*shared, queries, 10);
+  std::vector<Results> found(kThreads), filled(kThreads);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      found[t] = search(*shared, queries, 10);
+      const auto own = clone_index(*empty);
+      own->add(kN, x.data());
+      filled[t] = search(*own, queries, 10);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    test::expect_same(found[t], expected);
+    test::expect_same(filled[t], expected);
+  }
+}
+
 // Threads race for making the signs.
 TEST_P(Concurrency, SearchesMakeSigns) {
   constexpr std::size_t kRows = 16500;

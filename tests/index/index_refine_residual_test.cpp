@@ -406,6 +406,56 @@ TEST(Residual, ParametersAndSelectorsReachTheBase) {
 #endif
 }
 
+// FAISS before 1.7.4 refuses parameters for maps of ids.
+TEST(Residual, SelectorsReachTheBaseThroughAMapOfIds) {
+  const auto x = clustered(kN, kD, 1);
+  const auto index = index_factory(kD, "IDMap,TQ3,Refine(+TQ4)", faiss::METRIC_INNER_PRODUCT);
+  test::fill(*index, x);
+  const std::vector<std::int64_t> chosen = {1, 5, 17};
+  faiss::IDSelectorBatch selector(chosen.size(), chosen.data());
+  faiss::SearchParameters params;
+  params.sel = &selector;
+  const std::vector<float> query(x.begin(), x.begin() + kD);
+  const Results some = search(*index, query, 5, &params);
+  EXPECT_EQ(some.labels[3], -1);
+  for (int j = 0; j < 3; ++j) EXPECT_TRUE(selector.is_member(some.labels[j]));
+  const std::string path = testing::TempDir() + "/residual_selected";
+  write_index(*index, path);
+  expect_same(some, search(*read_index(path), query, 5, &params));
+  expect_same(some, search(*clone_index(*index), query, 5, &params));
+}
+
+TEST(Residual, Merging) {
+  const auto x = clustered(kN, kD, 1);
+  const auto queries = clustered(45, kD, 2);
+  constexpr std::int64_t kFirst = 250;
+  for (const char* text : {"TQ3,Refine(+TQ4)", "TQ4r2,Refine(+TQ4)", "IVF8,TQ3,Refine(+TQ4)"}) {
+    for (const auto metric : {faiss::METRIC_INNER_PRODUCT, faiss::METRIC_L2}) {
+      const auto all = index_factory(kD, text, metric);
+      all->train(kN, x.data());
+      const auto a = clone_index(*all);
+      const auto b = clone_index(*all);
+      all->add(kN, x.data());
+      a->add(kFirst, x.data());
+      b->add(kN - kFirst, x.data() + kFirst * kD);
+      EXPECT_THROW(a->merge_from(*b, 7), faiss::FaissException);
+      a->merge_from(*b, metric == faiss::METRIC_L2 ? kFirst : 0);
+      EXPECT_EQ(a->ntotal, kN);
+      EXPECT_EQ(b->ntotal, 0);
+      expect_same(search(*all, queries, 10), search(*a, queries, 10));
+      EXPECT_EQ(search(*b, queries, 1).labels[0], -1);
+      b->add(3, x.data());
+      EXPECT_EQ(b->ntotal, 3);
+    }
+  }
+  const auto one = index_factory(kD, "TQ3,Refine(+TQ4)", faiss::METRIC_L2);
+  for (const char* other : {"TQ3", "TQ3,Refine(+TQ3)", "TQ2,Refine(+TQ4)", "TQ3,Refine(TQ4)"}) {
+    const auto index = index_factory(kD, other, faiss::METRIC_L2);
+    EXPECT_THROW(one->merge_from(*index), faiss::FaissException) << other;
+  }
+  EXPECT_THROW(one->merge_from(*one), faiss::FaissException);
+}
+
 TEST(Residual, TiesGoToTheSmallerId) {
   const auto x = clustered(kN, kD, 1);
   const auto index = index_factory(kD, "TQ4,Refine(+TQ2)", faiss::METRIC_L2);

@@ -168,6 +168,11 @@ def test_refined_by_residuals(small, description):
     assert (again.search(small[:50], 10)[1] == ids).all()
     row = index.reconstruct(3)
     assert numpy.linalg.norm(row - small[3]) < 0.05 * numpy.linalg.norm(small[3])
+    assert sorted(index.search(small[3], 3, selector=[3, 9])[1].tolist()) == [-1, 3, 9]
+    if "IVF" in description:
+        assert index.nprobe == 8
+        with pytest.raises(IndexError, match="300"):
+            index.reconstruct(300)
 
 
 def test_copies_are_independent(small):
