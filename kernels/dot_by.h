@@ -18,7 +18,9 @@ template <std::size_t Rows, std::size_t PrefetchBytes, typename Dot, typename Do
 inline void dot_by(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
                    std::size_t n, std::int32_t* dots, const Dot& dot, const DotOne& dot_one) {
   const auto address = [&](std::size_t j) {
-    return codes + stride * (rows != nullptr ? rows[j] : j);
+    const std::uint8_t* at = codes + stride * (rows != nullptr ? rows[j] : j);
+    __asm__("" : "+r"(at));  // else the compiler computes four of them in a vector register
+    return at;
   };
   const std::uint8_t* row[Rows];
   std::size_t j = 0;

@@ -241,40 +241,51 @@ class Registers {
   template <bool HasWhole, bool HasPart, bool HasHalf, bool IsShort = false>
   struct Shape {
     static constexpr bool kWhole = HasWhole, kPart = HasPart, kHalf = HasHalf, kShort = IsShort;
-    /// Less halves that are taken together with another row's.
-    using Alone = Shape<HasWhole, HasPart && !HasHalf, false, IsShort>;
   };
 
   /// f(indices, at) for each register, which begins with byte `at` of each plane. What lies past
   /// the end of a plane is unspecified.
   template <typename OfShape, typename Function>
-  [[gnu::always_inline]] void for_each(OfShape /*shape*/, const std::uint8_t* row,
+  [[gnu::always_inline]] void for_each(OfShape shape, const std::uint8_t* row,
                                        const Function& f) const {
-    const std::uint8_t* plane = row + 1;
-    const std::uint64_t before = bytes_before<Bits, OfShape::kShort>(row, bytes_);
     if constexpr (OfShape::kWhole) {
-      const auto read = [](const std::uint8_t* from) { return load<Quads>(from); };
-      for (std::size_t at = 0; at < whole_; at += kBytes) {
-        Parities p;
-        if (Lanes::kLoadsBefore && at > 0) {
-          p = parities_at<Bits>(plane + at);
-        } else {
-          const Quads now = read(plane + at);
-          const bool first = Lanes::kLoadsBefore || at == 0;
-          p = parities<Lanes, Bits>(
-              now, first ? Lanes::back_of_first(now, before) : read(plane + at - Lanes::kBack));
-        }
-        f(of(plane, p, at, read), at);
-      }
+      first(row, f);
+      for (std::size_t at = kBytes; at < whole_; at += kBytes) next(row, at, f);
     }
-    if constexpr (OfShape::kPart) {
-      const auto read = [this](const std::uint8_t* from) { return rest_.load(from); };
-      const Quads now = read(plane + whole_);
-      const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - Lanes::kBack)
-                                         : Lanes::back_of_first(now, before);
-      f(of(plane, parities<Lanes, Bits>(now, back), whole_, read), whole_);
-    }
+    if constexpr (OfShape::kPart) part(shape, row, f);
   }
+
+  /// The same for the first whole register, one of the next up to whole(), and the part behind.
+  template <typename Function>
+  [[gnu::always_inline]] void first(const std::uint8_t* row, const Function& f) const {
+    const Quads now = read_whole(row + 1);
+    const Quads back = Lanes::back_of_first(now, bytes_before<Bits, false>(row, bytes_));
+    f(of(row + 1, parities<Lanes, Bits>(now, back), 0, read_whole), 0);
+  }
+  template <typename Function>
+  [[gnu::always_inline]] void next(const std::uint8_t* row, std::size_t at,
+                                   const Function& f) const {
+    const std::uint8_t* plane = row + 1;
+    Parities p;
+    if constexpr (Lanes::kLoadsBefore) {
+      p = parities_at<Bits>(plane + at);
+    } else {
+      p = parities<Lanes, Bits>(read_whole(plane + at), read_whole(plane + at - Lanes::kBack));
+    }
+    f(of(plane, p, at, read_whole), at);
+  }
+  template <typename OfShape, typename Function>
+  [[gnu::always_inline]] void part(OfShape /*shape*/, const std::uint8_t* row,
+                                   const Function& f) const {
+    const std::uint8_t* plane = row + 1;
+    const auto read = [this](const std::uint8_t* from) { return rest_.load(from); };
+    const Quads now = read(plane + whole_);
+    const Quads back = OfShape::kWhole ? rest_back_.load(plane + whole_ - Lanes::kBack)
+                                       : Lanes::back_of_first(
+                                             now, bytes_before<Bits, OfShape::kShort>(row, bytes_));
+    f(of(plane, parities<Lanes, Bits>(now, back), whole_, read), whole_);
+  }
+  std::size_t whole() const { return whole_; }
 
   /// f(indices, at) once, for the last halves of registers of two rows side by side.
   template <typename OfShape, typename Function>
@@ -299,6 +310,7 @@ class Registers {
   }
 
  private:
+  static Quads read_whole(const std::uint8_t* from) { return load<Quads>(from); }
   template <typename Read>
   [[gnu::always_inline]] Indices of(const std::uint8_t* plane, const Parities& p, std::size_t at,
                                     const Read& read) const {

@@ -160,20 +160,6 @@ template <int Bits, typename Load>
   return sum;
 }
 
-template <int Bits, typename OfShape>
-[[gnu::always_inline]] inline __m256i trellis_sums(OfShape shape, const std::uint8_t* row,
-                                                   const Registers<PlaneLanes, Bits>& registers,
-                                                   const Lookup<Bits>& lookup,
-                                                   const PlaneQuery<Bits>& query) {
-  __m256i sum = _mm256_setzero_si256();
-  registers.for_each(
-      shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        sum = add_products<Bits>(sum, of, lookup, query, at,
-                                 [](const std::int8_t* values) { return load256(values); });
-      });
-  return sum;
-}
-
 // The sums of the last halves of four rows.
 template <int Bits, typename OfShape>
 [[gnu::always_inline]] inline __m128i last_halves(OfShape shape, const std::uint8_t* const row[4],
@@ -198,41 +184,85 @@ template <int Bits, typename OfShape>
   return _mm_unpacklo_epi64(_mm256_castsi256_si128(one), _mm256_extracti128_si256(one, 1));
 }
 
+template <int Bits>
+class RowProducts {
+ public:
+  RowProducts(const TrellisTable& table, const std::int8_t* query, std::size_t d, std::int32_t bias)
+      : lookup_(table, table.offset), query_(query, d), registers_(d), bias_(bias) {}
+
+  template <typename Function>
+  void by_shape(const Function& f) const {
+    registers_.by_shape(f);
+  }
+  template <typename OfShape>
+  [[gnu::noinline]] void dot_rows(OfShape shape, const std::uint8_t* codes, std::size_t stride,
+                                  const std::uint32_t* rows, std::size_t n,
+                                  std::int32_t* dots) const {
+    const Lookup<Bits> lookup = lookup_;  // in registers
+    dot_by<4, kPrefetchBytes>(
+        codes, stride, rows, n, dots,
+        [&](const std::uint8_t* const row[4])
+            __attribute__((always_inline)) { return dot_four(shape, lookup, row); },
+        [&](const std::uint8_t* row) { return dot_one(shape, row); });
+  }
+
+ private:
+  // The rows in turn, so that a load of the query serves all of them.
+  template <typename OfShape>
+  [[gnu::always_inline]] __m128i dot_four(OfShape shape, const Lookup<Bits>& lookup,
+                                          const std::uint8_t* const row[4]) const {
+    __m128i all = _mm_set1_epi32(bias_);
+    if constexpr (OfShape::kHalf) {
+      all = _mm_add_epi32(all, last_halves<Bits>(shape, row, registers_, lookup, query_));
+    }
+    if constexpr (OfShape::kWhole || !OfShape::kHalf) {
+      __m256i sums[4] = {};
+      const auto add_to = [&](int r) __attribute__((always_inline)) {
+        return [&, r ](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+          sums[r] = add_products<Bits>(sums[r], of, lookup, query_, at, load256);
+        };
+      };
+      if constexpr (OfShape::kWhole) {
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r) registers_.first(row[r], add_to(r));
+        for (std::size_t at = kBytes; at < registers_.whole(); at += kBytes) {
+#pragma GCC unroll 4
+          for (int r = 0; r < 4; ++r) registers_.next(row[r], at, add_to(r));
+        }
+      }
+      if constexpr (OfShape::kPart && !OfShape::kHalf) {
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r) registers_.part(shape, row[r], add_to(r));
+      }
+      all = _mm_add_epi32(all, sum_lanes(sums[0], sums[1], sums[2], sums[3]));
+    }
+    return all;
+  }
+  template <typename OfShape>
+  [[gnu::noinline]] std::int32_t dot_one(OfShape shape, const std::uint8_t* row) const {
+    __m256i sum = _mm256_setzero_si256();
+    registers_.for_each(
+        shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
+          sum = add_products<Bits>(sum, of, lookup_, query_, at, load256);
+        });
+    const __m256i zero = _mm256_setzero_si256();
+    return _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero)) + bias_;
+  }
+
+  Lookup<Bits> lookup_;
+  PlaneQuery<Bits> query_;
+  Registers<PlaneLanes, Bits> registers_;
+  std::int32_t bias_;
+};
+
 void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
                       std::size_t n, std::size_t d, const TrellisTable& table, QueryView query,
                       std::int32_t* dots) {
   const std::int32_t bias = -table.offset * query_of_planes(query, d, table.bits).sum;
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
-    const Lookup<kBits> lookup(table, table.offset);
-    const PlaneQuery<kBits> planes(query.values, d - trellis_tail(d, kBits));
-    const Registers<PlaneLanes, kBits> registers(d - trellis_tail(d, kBits));
-    registers.by_shape([&](auto shape) {
-      using OfShape = decltype(shape);
-      dot_by<4, kPrefetchBytes>(
-          codes, stride, rows, n, dots,
-          [&](const std::uint8_t* const row[4]) {
-            __m128i all = _mm_set1_epi32(bias);
-            if constexpr (OfShape::kHalf) {
-              all = _mm_add_epi32(all, last_halves<kBits>(shape, row, registers, lookup, planes));
-            }
-            if constexpr (OfShape::kWhole || !OfShape::kHalf) {
-              __m256i sums[4];
-#pragma GCC unroll 4
-              for (int r = 0; r < 4; ++r) {
-                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup,
-                                              planes);
-              }
-              all = _mm_add_epi32(all, sum_lanes(sums[0], sums[1], sums[2], sums[3]));
-            }
-            return all;
-          },
-          [&](const std::uint8_t* row) {
-            const __m256i sum = trellis_sums<kBits>(shape, row, registers, lookup, planes);
-            const __m256i zero = _mm256_setzero_si256();
-            return _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero)) + bias;
-          });
-    });
+    const RowProducts<kBits> products(table, query.values, d - trellis_tail(d, kBits), bias);
+    products.by_shape([&](auto shape) { products.dot_rows(shape, codes, stride, rows, n, dots); });
   });
   add_tail_products(codes, stride, rows, n, d, table, query, dots);
 }

@@ -254,6 +254,7 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
 }  // namespace turboquant::kernels
 
 #include "kernels/avx512/trellis.h"
+#include "kernels/avx512/trellis_rows.h"
 
 namespace turboquant::kernels {
 namespace {

@@ -47,20 +47,9 @@ struct PlaneLanes {
     Quads load(const std::uint8_t* from) const {
       return reinterpret_cast<Quads>(_mm512_maskz_loadu_epi8(mask, from));
     }
-    // The first 32 at most.
-    __m256i load_half(const std::uint8_t* from) const {
-      return _mm256_maskz_loadu_epi8(static_cast<__mmask32>(mask), from);
-    }
     std::size_t n;
     __mmask64 mask;
   };
-  static Quads two_halves(__m256i a, __m256i b) {
-    return reinterpret_cast<Quads>(_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
-  }
-  static Quads back_of_halves(Quads now, std::uint64_t a, std::uint64_t b) {
-    const auto back = reinterpret_cast<__m512i>(back_of_first(now, a));
-    return reinterpret_cast<Quads>(_mm512_mask_set1_epi64(back, 0x10, static_cast<long long>(b)));
-  }
 };
 
 // Levels of a register of indices, field by field: 64 coordinates each.
@@ -168,101 +157,6 @@ void trellis_decode(const std::uint8_t* row, std::size_t d, const TrellisTable& 
         });
   });
   decode_tail(row, d, table, add, out);
-}
-
-// Sums of products: some in turn, so that additions do not wait for one another.
-template <int Bits>
-struct ProductSums {
-  // Adds a register of indices. load(values): a register of the query.
-  template <typename Load>
-  [[gnu::always_inline]] void add(const Indices& of, const Lookup<Bits>& lookup,
-                                  const PlaneQuery<Bits>& query, std::size_t at, const Load& load) {
-    lookup(
-        of, [&](int field, __m512i levels) __attribute__((always_inline)) {
-          __m512i& sum = parts[field % kParts];
-          sum = _mm512_dpbusd_epi32(sum, levels, load(query.of(field, at)));
-        });
-  }
-  __m512i total() const {
-    const __m512i sum = _mm512_add_epi32(parts[0], parts[1]);
-    if constexpr (kParts == 2) return sum;
-    return _mm512_add_epi32(sum, _mm512_add_epi32(parts[kParts - 2], parts[kParts - 1]));
-  }
-  static constexpr int kParts = Bits == 3 ? 4 : 2;  // as measured
-  __m512i parts[kParts] = {};
-};
-
-template <int Bits, typename OfShape>
-[[gnu::always_inline]] inline __m512i trellis_sums(OfShape shape, const std::uint8_t* row,
-                                                   const Registers<PlaneLanes, Bits>& registers,
-                                                   const Lookup<Bits>& lookup,
-                                                   const PlaneQuery<Bits>& query) {
-  ProductSums<Bits> sums;
-  registers.for_each(
-      shape, row, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        sums.add(of, lookup, query, at, [](const std::int8_t* values) { return load512(values); });
-      });
-  return sums.total();
-}
-
-// The sums of the last halves of two rows, each in half a register.
-template <int Bits, typename OfShape>
-[[gnu::always_inline]] inline __m512i last_halves(OfShape shape, const std::uint8_t* a,
-                                                  const std::uint8_t* b,
-                                                  const Registers<PlaneLanes, Bits>& registers,
-                                                  const Lookup<Bits>& lookup,
-                                                  const PlaneQuery<Bits>& query) {
-  ProductSums<Bits> sums;
-  registers.last_halves(
-      shape, a, b, [&](const Indices& of, std::size_t at) __attribute__((always_inline)) {
-        sums.add(of, lookup, query, at, [](const std::int8_t* values) {
-          return _mm512_broadcast_i64x4(load<__m256i>(values));
-        });
-      });
-  return sums.total();
-}
-
-void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t* rows,
-                      std::size_t n, std::size_t d, const TrellisTable& table, QueryView query,
-                      std::int32_t* dots) {
-  const std::int32_t bias = -table.offset * query_of_planes(query, d, table.bits).sum;
-  by_bits(table.bits, [&](auto bits) {
-    constexpr int kBits = decltype(bits)::kValue;
-    const Lookup<kBits> lookup(table, table.offset);
-    const PlaneQuery<kBits> planes(query.values, d - trellis_tail(d, kBits));
-    const Registers<PlaneLanes, kBits> registers(d - trellis_tail(d, kBits));
-    registers.by_shape([&](auto shape) {
-      using OfShape = decltype(shape);
-      dot_by<4, kPrefetchBytes>(
-          codes, stride, rows, n, dots,
-          [&](const std::uint8_t* const row[4]) {
-            __m512i sums[4] = {};
-            if constexpr (OfShape::kWhole || !OfShape::kHalf) {
-#pragma GCC unroll 4
-              for (int r = 0; r < 4; ++r) {
-                sums[r] = trellis_sums<kBits>(typename OfShape::Alone(), row[r], registers, lookup,
-                                              planes);
-              }
-            }
-            if constexpr (OfShape::kHalf) {
-          // A half of a register more for each of two rows.
-#pragma GCC unroll 2
-              for (int r = 0; r < 4; r += 2) {
-                const __m512i both =
-                    last_halves<kBits>(shape, row[r], row[r + 1], registers, lookup, planes);
-                sums[r] = _mm512_mask_add_epi32(sums[r], 0x00ff, sums[r], both);
-                sums[r + 1] = _mm512_mask_add_epi32(sums[r + 1], 0xff00, sums[r + 1], both);
-              }
-            }
-            return _mm_add_epi32(sum_lanes(sums), _mm_set1_epi32(bias));
-          },
-          [&](const std::uint8_t* row) {
-            const __m512i sum = trellis_sums<kBits>(shape, row, registers, lookup, planes);
-            return _mm512_reduce_add_epi32(sum) + bias;
-          });
-    });
-  });
-  add_tail_products(codes, stride, rows, n, d, table, query, dots);
 }
 
 // Of FloatLanes: what KernelTable::trellis_encode needs.
