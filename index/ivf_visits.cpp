@@ -21,7 +21,11 @@ std::size_t IvfVisits::ListRows::selected_below(std::size_t limit) const {
   const std::size_t rows = std::clamp(limit, begin, end) - begin;
   if (!masked) return rows;
   std::size_t count = 0;
-  for (std::size_t j = 0; j < rows; ++j) count += mask[j / 64] >> (j % 64) & 1;
+  const auto ones = [](std::uint64_t word) {
+    return static_cast<std::size_t>(__builtin_popcountll(word));
+  };
+  for (std::size_t j = 0; j < rows / 64; ++j) count += ones(mask[j]);
+  if (rows % 64 != 0) count += ones(mask[rows / 64] << (64 - rows % 64));
   return count;
 }
 
