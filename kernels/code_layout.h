@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/host_device.h"
+
 namespace turboquant::kernels {
 
 /// Coordinates per full block. Vectors are cut into blocks of 64; the rest is the tail.
@@ -23,14 +25,16 @@ constexpr std::size_t round_up(std::size_t n, std::size_t multiple) {
 constexpr std::size_t block_bytes(int bits) { return 8 * static_cast<std::size_t>(bits); }
 
 /// Bytes of the codes of one vector of dimension d, without its factors.
-constexpr std::size_t packed_bytes(std::size_t d, int bits) {
+TQ_HOST_DEVICE constexpr std::size_t packed_bytes(std::size_t d, int bits) {
   return (d * static_cast<std::size_t>(bits) + 7) / 8;
 }
 
 // A 64-coordinate block is one field plane of width 1, 2 or 4 bits, or for 3 bits a plane of the
 // low two bits followed by a plane of the top bit. In a plane of width w, coordinate i lies in
 // byte i % (8w), bits [w * (i / (8w)), ...), so one variable shift per vector restores order.
-constexpr std::size_t plane_bytes(int width) { return 8 * static_cast<std::size_t>(width); }
+TQ_HOST_DEVICE constexpr std::size_t plane_bytes(int width) {
+  return 8 * static_cast<std::size_t>(width);
+}
 
 // The tail is a little-endian bit stream: coordinate i takes bits [bits * i, bits * (i + 1)).
 
@@ -44,14 +48,16 @@ constexpr std::size_t plane_bytes(int width) { return 8 * static_cast<std::size_
 // of the coordinate at byte m, bit p: byte M * (p % 2) + m, bits [2 * (p / 2), ...). Behind them
 // the last d % 8 coordinates are a bit stream of codes, the coded bit on top, whose steps are the
 // last.
-constexpr int coded_width(int bits) { return bits == 3 ? 1 : bits; }
+TQ_HOST_DEVICE constexpr int coded_width(int bits) { return bits == 3 ? 1 : bits; }
 
 constexpr std::size_t trellis_bytes(std::size_t d, int bits) { return 1 + packed_bytes(d, bits); }
 
 /// How many of the coordinates lie in the bit stream.
-constexpr std::size_t trellis_tail(std::size_t d, int bits) { return bits == 3 ? d % 8 : 0; }
+TQ_HOST_DEVICE constexpr std::size_t trellis_tail(std::size_t d, int bits) {
+  return bits == 3 ? d % 8 : 0;
+}
 /// Bytes of the plane with the coded bits.
-constexpr std::size_t trellis_plane_bytes(std::size_t d, int bits) {
+TQ_HOST_DEVICE constexpr std::size_t trellis_plane_bytes(std::size_t d, int bits) {
   return packed_bytes(d - trellis_tail(d, bits), coded_width(bits));
 }
 
@@ -101,7 +107,7 @@ constexpr PlanePlace rest_place(PlanePlace coded, std::size_t bytes) {
 }
 
 /// The coordinate there; d or more where there is none.
-constexpr std::size_t plane_coordinate(PlanePlace at, std::size_t d, int width) {
+TQ_HOST_DEVICE constexpr std::size_t plane_coordinate(PlanePlace at, std::size_t d, int width) {
   const std::size_t block = at.byte / plane_bytes(width);
   const bool whole = block < d / kBlock;
   const std::size_t bytes = whole ? plane_bytes(width) : packed_bytes(d % kBlock, width);

@@ -19,25 +19,64 @@ struct Taken {
   double norm_squared;
   double rest_squared;  // without the centre
   float of_centre;      // <c, x>; 0 without a centre
+  bool finite;          // all of it
 };
 
 // Loads a vector, normalizes it and takes the centre out, as the options say. Ends with a barrier.
 template <bool kWarp>
-__device__ Taken take(const Worker<kWarp>& w, const float* x, double* norms, float* sums) {
+__device__ Taken take(const Worker<kWarp>& w, const float* x) {
   w.load(x);
-  Taken taken{w.norm_squared(norms), 0, 0};
+  Taken taken{w.norm_squared(), 0, 0, true};
   if (w.v.normalize) {
     w.scale(taken.norm_squared > 0 ? 1 / sqrt(taken.norm_squared) : 0);
     __syncthreads();
-    taken.norm_squared = w.norm_squared(norms);
+    taken.norm_squared = w.norm_squared();
   }
   taken.rest_squared = taken.norm_squared;
   if (w.v.centre != nullptr) {
-    taken.of_centre = w.lane_sum(w.v.centre, sums);
+    taken.of_centre = w.lane_sum(w.v.centre);
     w.subtract_centre();
-    taken.rest_squared = w.norm_squared(norms);
+    taken.rest_squared = w.norm_squared();
   }
+  taken.finite = isfinite(taken.norm_squared) && isfinite(taken.rest_squared);
   return taken;
+}
+
+// work(vector, real, taken) for the vectors of the grid's blocks, taken; those that are not real,
+// from n to padded_n, are others again. work ends before a barrier.
+template <bool kWarp, typename Work>
+__device__ __forceinline__ void each_taken(const Worker<kWarp>& w, const float* x, size_t n,
+                                           size_t padded_n, const Work& work) {
+  using W = Worker<kWarp>;
+  for (size_t first = blockIdx.x * static_cast<size_t>(W::kVectors); first < padded_n;
+       first += gridDim.x * static_cast<size_t>(W::kVectors)) {
+    const size_t vector = first + W::slot();
+    const bool real = vector < n;
+    work(vector, real, take<kWarp>(w, x + (real ? vector : n - 1) * w.d()));
+    __syncthreads();
+  }
+}
+
+// What take() left, of that length, becomes a rotated vector of length sqrt(d), or stays zero. Ends
+// with a barrier.
+template <bool kWarp>
+__device__ __forceinline__ void rotate_unit(const Worker<kWarp>& w, double norm) {
+  if (norm == 0) {  // warps of a block can differ here: what follows synchronizes the team alone
+    w.clear();
+  } else {
+    w.scale(w.v.sqrt_d / norm);
+    rotate<kWarp>(w.y(), w.v.rotation);
+  }
+  __syncthreads();
+}
+
+// The factors of a row that do not depend on its code, by one thread.
+__device__ __forceinline__ void write_factors(const Taken& taken, const RowPointers& rows,
+                                              size_t row, unsigned long long first_row,
+                                              unsigned long long* bad_row) {
+  if (!taken.finite) atomicMin(bad_row, first_row + row);
+  if (rows.centre != nullptr) rows.centre[row] = saturate(static_cast<double>(taken.of_centre));
+  if (rows.norm != nullptr) rows.norm[row] = saturate(taken.norm_squared);
 }
 
 // kBlocks: of a multiprocessor; short rows gain from many, long ones from registers.
@@ -45,38 +84,21 @@ template <bool kWarp, bool kShared, int kBlocks>
 __global__ void __launch_bounds__(kWarp ? 128 : 512, kBlocks)
     encode_kernel(const __grid_constant__ CodecView v, const float* x, size_t n, RowPointers rows,
                   unsigned long long first_row, unsigned long long* bad_row, char* scratch) {
-  using W = Worker<kWarp>;
-  __shared__ double norms[W::kVectors];
-  __shared__ float sums[W::kVectors];
-  __shared__ Cell cells[kCells];
-  __shared__ float magnitudes_of_ranks[8];
-  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)), cells,
-            magnitudes_of_ranks);
+  __shared__ Desk<kWarp> desk;
+  const Worker<kWarp> w(v, working_memory<kShared>(scratch, v), desk);
   w.clear_tail();
-  for (size_t first = blockIdx.x * static_cast<size_t>(W::kVectors); first < n;
-       first += gridDim.x * static_cast<size_t>(W::kVectors)) {
-    const size_t row = first + W::slot();
-    const bool real = row < n;
-    const auto [norm_squared, rest_squared, of_centre] =
-        take<kWarp>(w, x + (real ? row : n - 1) * w.d(), norms, sums);
-    const bool finite = isfinite(norm_squared) && isfinite(rest_squared);
-    const double norm = sqrt(rest_squared);
-    if (norm == 0) {  // warps of a block can differ here: what follows synchronizes the team alone
-      w.clear();
-    } else {
-      w.scale(v.sqrt_d / norm);
-      rotate<kWarp>(w.y(), v.rotation);
-    }
-    __syncthreads();
+  each_taken<kWarp>(w, x, n, n, [&](size_t row, bool real, const Taken& taken) {
+    const double norm = sqrt(taken.rest_squared);
+    rotate_unit<kWarp>(w, norm);
     float scale = 0;
     float residual = 0;
     if (v.two_parts) {
       w.template quantize<true>();
-      const double gamma_squared = w.norm_squared(norms);
+      const double gamma_squared = w.norm_squared();
       w.project();
       w.template quantize_by<1, false>(v.quantizer_bits);
       __syncthreads();
-      const float magnitudes = w.lane_sum(nullptr, sums);
+      const float magnitudes = w.lane_sum(nullptr);
       const double unit = norm / v.sqrt_d;
       scale = saturate(unit * v.step_exact);
       if (norm > 0 && magnitudes > 0) {
@@ -88,24 +110,20 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512, kBlocks)
       }
     } else {
       w.template quantize<false>();
-      const float product = w.lane_sum(nullptr, sums);
+      const float product = w.lane_sum(nullptr);
       if (norm != 0) {
         scale = v.mse ? saturate(norm * v.step_exact / v.sqrt_d)
                       : saturate(norm * v.sqrt_d / static_cast<double>(product));
       }
     }
-    if (real) {
-      w.pack(rows.codes + row * v.layout.stride);
-      if (Team<kWarp>::thread() == 0) {
-        if (!finite) atomicMin(bad_row, first_row + row);
-        rows.scale[row] = scale;
-        if (rows.residual != nullptr) rows.residual[row] = residual;
-        if (rows.centre != nullptr) rows.centre[row] = saturate(static_cast<double>(of_centre));
-        if (rows.norm != nullptr) rows.norm[row] = saturate(norm_squared);
-      }
+    if (!real) return;
+    w.pack(rows.codes + row * v.layout.stride);
+    if (Team<kWarp>::thread() == 0) {
+      rows.scale[row] = scale;
+      if (rows.residual != nullptr) rows.residual[row] = residual;
+      write_factors(taken, rows, row, first_row, bad_row);
     }
-    __syncthreads();
-  }
+  });
 }
 
 // Rotated vectors, what their lengths were and the factors that do not depend on codes.
@@ -114,41 +132,19 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512)
     rotate_kernel(const __grid_constant__ CodecView v, const float* x, size_t n,
                   RotatedPointers rotated, RowPointers rows, unsigned long long first_row,
                   unsigned long long* bad_row, char* scratch) {
-  using W = Worker<kWarp>;
-  __shared__ double norms[W::kVectors];
-  __shared__ float sums[W::kVectors];
-  __shared__ Cell cells[kCells];
-  __shared__ float magnitudes_of_ranks[8];
-  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)), cells,
-            magnitudes_of_ranks);
-  for (size_t first = blockIdx.x * static_cast<size_t>(W::kVectors); first < n;
-       first += gridDim.x * static_cast<size_t>(W::kVectors)) {
-    const size_t row = first + W::slot();
-    const bool real = row < n;
-    const auto [norm_squared, rest_squared, of_centre] =
-        take<kWarp>(w, x + (real ? row : n - 1) * w.d(), norms, sums);
-    const double norm = sqrt(rest_squared);
-    if (norm == 0) {
-      w.clear();
-    } else {
-      w.scale(v.sqrt_d / norm);
-      rotate<kWarp>(w.y(), v.rotation);
+  __shared__ Desk<kWarp> desk;
+  const Worker<kWarp> w(v, working_memory<kShared>(scratch, v), desk);
+  each_taken<kWarp>(w, x, n, n, [&](size_t row, bool real, const Taken& taken) {
+    const double norm = sqrt(taken.rest_squared);
+    rotate_unit<kWarp>(w, norm);
+    if (!real) return;
+    const float* y = w.y();
+    w.each([&](int i) { rotated.y[row * w.d() + i] = y[pad(i)]; });
+    if (Team<kWarp>::thread() == 0) {
+      rotated.norms[row] = norm;
+      write_factors(taken, rows, row, first_row, bad_row);
     }
-    __syncthreads();
-    if (real) {
-      const float* y = w.y();
-      w.each([&](int i) { rotated.y[row * w.d() + i] = y[pad(i)]; });
-      if (Team<kWarp>::thread() == 0) {
-        if (!(isfinite(norm_squared) && isfinite(rest_squared))) {
-          atomicMin(bad_row, first_row + row);
-        }
-        rotated.norms[row] = norm;
-        if (rows.centre != nullptr) rows.centre[row] = saturate(static_cast<double>(of_centre));
-        if (rows.norm != nullptr) rows.norm[row] = saturate(norm_squared);
-      }
-    }
-    __syncthreads();
-  }
+  });
 }
 
 // The team's largest value and sum.
@@ -185,9 +181,8 @@ __device__ void write_operands(const RowLayout& layout, const std::int8_t* value
 #pragma unroll
     for (int byte = 0; byte < 4; ++byte) {
       const int chunk = group * kLanesOfRow + lane;
-      const int c =
-          kBits > 4 ? trellis_coordinate_of(kBits, layout.dimension, chunk, 4 * quad + reg, byte)
-                    : coordinate_of(kBits, chunk, 4 * quad + reg, byte);
+      const int c = kBits > 4 ? trellis_coordinate_of(layout, kBits, chunk, 4 * quad + reg, byte)
+                              : coordinate_of(kBits, chunk, 4 * quad + reg, byte);
       const int value = c < layout.dimension ? values[c] : 0;
       packed |= static_cast<std::uint32_t>(value & 255) << (8 * byte);
     }
@@ -257,22 +252,14 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512)
                    unsigned long long* bad_query, char* scratch) {
   let_next_start();
   if constexpr (!kWarp) prefetch_signs(v.rotation);
-  using W = Worker<kWarp>;
-  __shared__ double norms[W::kVectors];
-  __shared__ float sums[W::kVectors];
-  __shared__ Cell cells[kCells];
-  __shared__ float magnitudes_of_ranks[8];
-  const W w(v, working_memory<kShared>(scratch, static_cast<size_t>(v.bytes_of_vector)), cells,
-            magnitudes_of_ranks);
-  for (size_t first = blockIdx.x * static_cast<size_t>(W::kVectors); first < padded_n;
-       first += gridDim.x * static_cast<size_t>(W::kVectors)) {
-    const size_t query = first + W::slot();
-    const bool real = query < n;
-    const auto [norm_squared, rest_squared, of_centre] =
-        take<kWarp>(w, x + (real ? query : n - 1) * w.d(), norms, sums);
-    const double norm = sqrt(rest_squared);
+  __shared__ Desk<kWarp> desk;
+  const Worker<kWarp> w(v, working_memory<kShared>(scratch, v), desk);
+  each_taken<kWarp>(w, x, n, padded_n, [&](size_t query, bool real, const Taken& taken) {
+    const double norm = sqrt(taken.rest_squared);
     const float offset =
-        v.centre == nullptr ? 0 : saturate(static_cast<double>(of_centre) - v.centre_norm_squared);
+        v.centre == nullptr
+            ? 0
+            : saturate(static_cast<double>(taken.of_centre) - v.centre_norm_squared);
     w.scale(norm > 0 ? 1 / norm : 0);
     if (!kWarp && v.rotation.window >= 32) {
       rotate_between_lanes(w.y(), v.rotation);
@@ -288,14 +275,11 @@ __global__ void __launch_bounds__(kWarp ? 128 : 512)
                          queries.sign_scales, queries.sign_bias);
     }
     if (Team<kWarp>::thread() == 0) {
-      queries.norm[query] = saturate(norm_squared);
+      queries.norm[query] = saturate(taken.norm_squared);
       queries.offset[query] = offset;
-      if (real && !(isfinite(norm_squared) && isfinite(rest_squared))) {
-        atomicMin(bad_query, first_query + query);
-      }
+      if (real && !taken.finite) atomicMin(bad_query, first_query + query);
     }
-    __syncthreads();
-  }
+  });
 }
 
 }  // namespace

@@ -52,19 +52,15 @@ __host__ __device__ constexpr int label_of(int t, int number) {
   return (low & 1) | (number >> place_of_bit(t, 1) & 1) << 1;
 }
 
-// The coordinate of step t; layout.dimension or more where it has none.
-__device__ int coordinate_of_step(const RowLayout& layout, int t) {
-  const int width = layout.coded_width();
-  const int bytes = layout.plane_bytes();
-  if (t * width >= 8 * bytes) return t;  // of the bit stream
-  const int byte = t % bytes;
-  const int field = t / bytes;
-  const int block = byte / (8 * width);
-  const int in_planes = layout.dimension - layout.stream_codes();
-  const int whole = in_planes / 64;
-  const int of_block = block < whole ? 8 * width : (in_planes % 64 * width + 7) / 8;
-  const int i = block * 64 + field * of_block + byte % (8 * width);
-  return block < whole || i < in_planes ? i : layout.dimension;
+// Where step t has its coded bit on the device. bytes: of the plane.
+struct StepPlace {
+  int byte, field;
+};
+
+template <int kBits>
+__device__ __forceinline__ StepPlace place_of_step(const RowLayout& layout, int bytes, int t) {
+  if (kBits == 3 && t >= 8 * bytes) return {t - 7 * bytes, layout.stream_field()};
+  return {t % bytes, t / bytes};
 }
 
 // Costs of the labels of a coordinate in 16 bits each, and the rests they are had with.
@@ -173,7 +169,7 @@ __global__ void __launch_bounds__(128) trellis_kernel(const __grid_constant__ Tr
   if (vector >= a.n) return;
   const RowLayout& layout = a.layout;
   const int d = layout.dimension;
-  constexpr int kWidth = kBits == 3 ? 1 : kBits;
+  constexpr int kWidth = kernels::coded_width(kBits);
   const int bytes = layout.plane_bytes();
   const float* y = a.rotated.y + vector * d;
   std::uint32_t* const choices = a.choices + vector * ((a.steps + 3) / 4 * 32);
@@ -185,8 +181,8 @@ __global__ void __launch_bounds__(128) trellis_kernel(const __grid_constant__ Tr
   int sums[kStatesOfLane] = {};
   int floor = 0;
   for (int first = 0; first < a.steps; first += 32) {
-    const int own_step = min(first + lane, a.steps - 1);
-    const int i = coordinate_of_step(layout, own_step);
+    const auto at = place_of_step<kBits>(layout, bytes, min(first + lane, a.steps - 1));
+    const int i = plane_coordinate(layout, kBits, at.byte, at.field);
     const LabelCosts costs = i < d ? label_costs<kBits>(a, y[i]) : LabelCosts{};
     rests[first + lane] = static_cast<std::uint16_t>(costs.rests);
     for (int of_eight = 0; of_eight < 32 && first + of_eight < a.steps; of_eight += 8) {
@@ -246,16 +242,15 @@ __global__ void __launch_bounds__(128) trellis_kernel(const __grid_constant__ Tr
     const int label = window & 3;
     const auto coded = static_cast<std::uint32_t>(window >> 2);
     const std::uint32_t rest = rests[t] >> (4 * label) & 15;
-    const bool in_stream = kBits == 3 && t >= 8 * bytes;
-    const int byte = RowLayout::kTrellisPlane + (in_stream ? t - 7 * bytes : t % bytes);
-    const int field = in_stream ? layout.stream_field() : t / bytes;
+    const auto at = place_of_step<kBits>(layout, bytes, t);
+    const int byte = RowLayout::kTrellisPlane + at.byte;
     if constexpr (kBits == 3) {
-      put_bits(row, byte, field, coded);
-      put_bits(row, byte + layout.top * (1 + field % 2), field / 2 * 2, rest);
+      put_bits(row, byte, at.field, coded);
+      put_bits(row, byte + layout.top * (1 + at.field % 2), at.field / 2 * 2, rest);
     } else {
-      put_bits(row, byte, kWidth * field, coded << (kWidth - 1) | rest);
+      put_bits(row, byte, kWidth * at.field, coded << (kWidth - 1) | rest);
     }
-    const int i = coordinate_of_step(layout, t);
+    const int i = plane_coordinate(layout, kBits, at.byte, at.field);
     if (i < d) levels[i] = static_cast<std::int8_t>(a.levels[4 * rest + label]);
   }
   __syncwarp();

@@ -8,12 +8,6 @@
 
 #include "kernels/code_layout.h"
 
-#ifdef __CUDACC__
-#define TQ_HOST_DEVICE __host__ __device__
-#else
-#define TQ_HOST_DEVICE
-#endif
-
 namespace turboquant::cuda {
 
 /// Lanes that share a row: so many chunks, a group, are read at once.
@@ -70,12 +64,15 @@ struct RowLayout {
   static constexpr int kTrellisPlane = 16;
   TQ_HOST_DEVICE bool trellis() const { return code > 4; }
   /// Width of a field of that plane, and its bytes.
-  TQ_HOST_DEVICE int coded_width() const { return bits == 3 ? 1 : bits; }
+  TQ_HOST_DEVICE int coded_width() const { return kernels::coded_width(bits); }
   TQ_HOST_DEVICE int plane_bytes() const {
-    return ((dimension - stream_codes()) * coded_width() + 7) / 8;
+    return static_cast<int>(
+        kernels::trellis_plane_bytes(static_cast<std::size_t>(dimension), bits));
   }
   /// Codes of the bit stream behind the planes, and the field that has them here.
-  TQ_HOST_DEVICE int stream_codes() const { return bits == 3 ? dimension % 8 : 0; }
+  TQ_HOST_DEVICE int stream_codes() const {
+    return static_cast<int>(kernels::trellis_tail(static_cast<std::size_t>(dimension), bits));
+  }
   TQ_HOST_DEVICE int stream_field() const { return dimension < 8 ? 0 : 7; }
 
   /// Query values of a group that a scan takes: chunks past the last one count as zeros.
@@ -101,30 +98,32 @@ TQ_HOST_DEVICE constexpr int coordinate_of(int bits, int chunk, int reg, int byt
   return 64 * chunk + at + 16 * field;
 }
 
-/// The same of a trellis code; `dimension` or more where there is no coordinate.
-TQ_HOST_DEVICE constexpr int trellis_coordinate_of(int code, int dimension, int chunk, int reg,
-                                                   int byte) {
+/// The coordinate in a field of a byte of the first plane, as it lies on the device; `dimension` or
+/// more where there is none. bits: the layout's, which kernels know when they are compiled.
+TQ_HOST_DEVICE inline int plane_coordinate(const RowLayout& layout, int bits, int byte, int field) {
+  const auto d = static_cast<std::size_t>(layout.dimension);
+  const std::size_t in_planes = d - kernels::trellis_tail(d, bits);
+  const int of_stream = byte - static_cast<int>(kernels::trellis_plane_bytes(d, bits));
+  if (of_stream >= 0) {
+    return field == layout.stream_field() ? static_cast<int>(in_planes) + of_stream
+                                          : layout.dimension;
+  }
+  return static_cast<int>(
+      kernels::plane_coordinate({static_cast<std::size_t>(byte), static_cast<std::size_t>(field)},
+                                in_planes, kernels::coded_width(bits)));
+}
+
+/// As coordinate_of, of a trellis code; `dimension` or more where there is no coordinate.
+TQ_HOST_DEVICE inline int trellis_coordinate_of(const RowLayout& layout, int code, int chunk,
+                                                int reg, int byte) {
   const int bits = bits_of(code);
-  const int width = bits == 3 ? 1 : bits;
-  // Word of the chunk, byte of the plane and field there.
   const int word = reg / quads_of(code);
   const int plane_byte = 16 * chunk + 4 * word + 2 * (reg % 2) + byte / 2;
   const int field = bits == 4   ? byte % 2
                     : bits == 3 ? 4 * (byte % 2) + reg % 4 / 2 * 2 + reg / 4 % 2
                     : bits == 2 ? 2 * (byte % 2) + reg % 4 / 2
                                 : 4 * (byte % 2) + reg % 8 / 2;
-  const int of_block = 8 * width;
-  const int block = plane_byte / of_block;
-  const int in_planes = bits == 3 ? dimension / 8 * 8 : dimension;
-  if (bits == 3 && plane_byte >= dimension / 8) {
-    const int i = in_planes + plane_byte - dimension / 8;
-    return field == (dimension < 8 ? 0 : 7) && i < dimension ? i : dimension;
-  }
-  const int rest = in_planes % 64;
-  const int bytes = block < in_planes / 64 ? of_block : (rest * width + 7) / 8;
-  const int at = plane_byte % of_block;
-  if (block > in_planes / 64 || at >= bytes) return dimension;
-  return 64 * block + field * bytes + at;
+  return plane_coordinate(layout, bits, plane_byte, field);
 }
 
 }  // namespace turboquant::cuda

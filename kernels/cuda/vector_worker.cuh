@@ -13,6 +13,15 @@ namespace {
 constexpr int kWarpVectors = 4;  // that a block takes where a warp takes a vector
 constexpr int kWarpDimension = 2047;
 
+// What a block at work has in shared memory beside its vectors.
+template <bool kWarp>
+struct Desk {
+  double norms[kWarp ? kWarpVectors : 1];
+  float sums[kWarp ? kWarpVectors : 1];
+  Cell cells[kCells];
+  float magnitudes[8];
+};
+
 // The vectors of a block at work: each has floats at y, bytes at codes.
 template <bool kWarp>
 class Worker {
@@ -20,10 +29,10 @@ class Worker {
   static constexpr int kVectors = kWarp ? kWarpVectors : 1;
   using T = Team<kWarp>;
 
-  __device__ Worker(const CodecView& view, char* memory, Cell* cells, float* magnitudes)
-      : v(view), memory_(memory), cells_(cells), magnitudes_(magnitudes) {
-    if (threadIdx.x < kCells) cells[threadIdx.x] = view.cells[threadIdx.x];
-    if (threadIdx.x < 8) magnitudes[threadIdx.x] = view.magnitudes[threadIdx.x];
+  __device__ __forceinline__ Worker(const CodecView& view, char* memory, Desk<kWarp>& desk)
+      : v(view), memory_(memory), desk_(desk) {
+    if (threadIdx.x < kCells) desk.cells[threadIdx.x] = view.cells[threadIdx.x];
+    if (threadIdx.x < 8) desk.magnitudes[threadIdx.x] = view.magnitudes[threadIdx.x];
     // load() has a barrier before they are used.
   }
 
@@ -74,16 +83,16 @@ class Worker {
     __syncthreads();
   }
 
-  __device__ double norm_squared(double* shared) const {
-    norms_squared<kVectors>(y(0), v.bytes_of_vector / 4, d(), shared);
-    const double result = shared[slot()];
+  __device__ double norm_squared() const {
+    norms_squared<kVectors>(y(0), v.bytes_of_vector / 4, d(), desk_.norms);
+    const double result = desk_.norms[slot()];
     __syncthreads();
     return result;
   }
 
-  __device__ float lane_sum(const float* by, float* shared) const {
-    lane_sums<kVectors>(y(0), v.bytes_of_vector / 4, d(), by, shared);
-    const float result = shared[slot()];
+  __device__ float lane_sum(const float* by) const {
+    lane_sums<kVectors>(y(0), v.bytes_of_vector / 4, d(), by, desk_.sums);
+    const float result = desk_.sums[slot()];
     __syncthreads();
     return result;
   }
@@ -161,7 +170,7 @@ class Worker {
 
   template <int kBits, bool kResidual>
   __device__ __forceinline__ std::uint32_t coded(float& value) const {
-    return code_of<kBits, kResidual>(value, cells_, magnitudes_, v.step) / kRankStep;
+    return code_of<kBits, kResidual>(value, desk_.cells, desk_.magnitudes, v.step) / kRankStep;
   }
 
   template <bool kResidual>
@@ -235,15 +244,14 @@ class Worker {
 
  private:
   char* memory_;
-  const Cell* cells_;
-  const float* magnitudes_;
+  Desk<kWarp>& desk_;
 };
 
 template <bool kShared>
-__device__ char* working_memory(char* scratch, size_t bytes) {
+__device__ char* working_memory(char* scratch, const CodecView& v) {
   extern __shared__ __align__(16) char shared[];
   if constexpr (kShared) return shared;
-  return scratch + blockIdx.x * bytes;
+  return scratch + blockIdx.x * static_cast<size_t>(v.bytes_of_vector);
 }
 
 }  // namespace

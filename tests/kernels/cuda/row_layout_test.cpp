@@ -37,7 +37,7 @@ TEST(RowLayout, EveryCoordinateOfATrellisCodeHasOnePlace) {
       for (int chunk = 0; chunk < layout.groups * kLanesOfRow; ++chunk) {
         for (int reg = 0; reg < 4 * quads_of(layout.code); ++reg) {
           for (int byte = 0; byte < 4; ++byte) {
-            const int i = trellis_coordinate_of(layout.code, d, chunk, reg, byte);
+            const int i = trellis_coordinate_of(layout, layout.code, chunk, reg, byte);
             ASSERT_GE(i, 0);
             if (i < d) ++seen[static_cast<std::size_t>(i)];
           }
