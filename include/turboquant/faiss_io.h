@@ -24,7 +24,9 @@ namespace turboquant {
 
 /// FAISS's factory grammar, with any name that parse_index_name takes wherever a scalar quantizer
 /// (SQ8) may stand: "TQ3", "IDMap2,TQ4", "OPQ8_32,IVF16,TQ4,RFlat", "HNSW16,TQ3",
-/// "TQ2,Refine(TQ4)". At most four different TurboQuant names in one description.
+/// "TQ2,Refine(TQ4)", and with +TQ<b> in a Refine, which keeps codes of what the index before it
+/// left over (index_refine_residual.h): "IVF16,TQ4,Refine(+TQ4)". At most four different TurboQuant
+/// names in one description.
 std::unique_ptr<faiss::Index> index_factory(int d, const std::string& description,
                                             faiss::MetricType metric = faiss::METRIC_L2);
 

@@ -207,7 +207,7 @@ void bind_index(nb::module_& m) {
       nb::arg("metric") = "l2",
       nb::sig("def index_factory(d: int, description: str, metric: str | int = 'l2') -> Index"),
       "An index by FAISS's factory grammar with TurboQuant names in it: \"TQ3\", \"IDMap2,TQ4\",\n"
-      "\"IVF256,TQ4\", \"HNSW16,TQ3\", \"TQ2,Refine(TQ4)\".");
+      "\"IVF256,TQ4\", \"HNSW16,TQ3\", \"IVF256,TQ4,Refine(+TQ4)\".");
   m.def(
       "write_index", &to_file, nb::arg("index"), nb::arg("path"), nb::kw_only(),
       nb::arg("pack") = false,
