@@ -150,29 +150,44 @@ class ResidualLook : public SecondLook {
   void score(const float* query, const std::int64_t* labels, std::size_t n,
              float* scores) override {
     if (n == 0) return;
-    rows_.resize(n);
-    products_.resize(n);
-    bool small = true;
+    fetch(labels, std::min(kChunk, n));  // they come while the query is rotated
+    set_query(query);
+    for (std::size_t at = 0; at < n; at += kChunk) {
+      const std::size_t count = std::min(kChunk, n - at);
+      if (at + count < n) fetch(labels + at + count, std::min(kChunk, n - at - count));
+      score_chunk(labels + at, count, scores + at);
+    }
+  }
+
+ private:
+  static constexpr std::size_t kChunk = 64;  // rows that are asked for at once
+
+  void fetch(const std::int64_t* labels, std::size_t n) const {
     for (std::size_t j = 0; j < n; ++j) {
-      rows_[j] = static_cast<std::uint32_t>(labels[j]);
-      small = small && static_cast<std::int64_t>(rows_[j]) == labels[j];
-      // They come while the query is rotated.
       const std::uint8_t* code = row(labels[j]);
       for (std::size_t at = 0; at < code_size_; at += 64) __builtin_prefetch(code + at);
       __builtin_prefetch(code + code_size_ - 1);
     }
-    set_query(query);
-    if (small) {
-      prepared_.products(0, codes_, rows_.data(), n, products_.data());
-    } else {
-      for (std::size_t j = 0; j < n; ++j) {
-        prepared_.products(0, row(labels[j]), nullptr, 1, &products_[j]);
-      }
-    }
-    for (std::size_t j = 0; j < n; ++j) scores[j] = refined(scores[j], products_[j], labels[j]);
   }
 
- private:
+  void score_chunk(const std::int64_t* labels, std::size_t n, float* scores) const {
+    std::uint32_t rows[kChunk];
+    float products[kChunk];
+    bool small = true;
+    for (std::size_t j = 0; j < n; ++j) {
+      rows[j] = static_cast<std::uint32_t>(labels[j]);
+      small = small && static_cast<std::int64_t>(rows[j]) == labels[j];
+    }
+    if (small) {
+      prepared_.products(0, codes_, rows, n, products);
+    } else {
+      for (std::size_t j = 0; j < n; ++j) {
+        prepared_.products(0, row(labels[j]), nullptr, 1, &products[j]);
+      }
+    }
+    for (std::size_t j = 0; j < n; ++j) scores[j] = refined(scores[j], products[j], labels[j]);
+  }
+
   const std::uint8_t* row(std::int64_t label) const {
     return codes_ + static_cast<std::size_t>(label) * code_size_;
   }
@@ -205,8 +220,6 @@ class ResidualLook : public SecondLook {
   PreparedQueries prepared_;
   PreparedQueries::Scratch scratch_;
   std::vector<float> query_;
-  std::vector<std::uint32_t> rows_;
-  std::vector<float> products_;
 };
 
 faiss::Index* checked(faiss::Index* base) {
