@@ -164,7 +164,9 @@ class CollectionImpl final : public Collection {
   // collection_maintain.cpp
   absl::Status fold_tombstones(Database& database, bool all);
   absl::Status empty_block(Database& database, std::uint32_t number);
-  std::optional<std::uint32_t> block_to_empty(bool all, std::uint64_t before) const;
+  /// The first block from number `from` on that is worth emptying, of rows below `before`.
+  std::optional<std::uint32_t> block_to_empty(bool all, std::uint32_t from,
+                                              std::uint64_t before) const;
   std::uint64_t next_row() const;
   absl::Status forget_operations(Database& database);
   std::uint64_t oldest_view() const;

@@ -96,13 +96,16 @@ std::uint64_t CollectionImpl::next_row() const {
   return next_row_;
 }
 
-std::optional<std::uint32_t> CollectionImpl::block_to_empty(bool all, std::uint64_t before) const {
+std::optional<std::uint32_t> CollectionImpl::block_to_empty(bool all, std::uint32_t from,
+                                                            std::uint64_t before) const {
   const std::lock_guard<std::mutex> lock(state_);
-  for (const auto& block : blocks_) {
-    const std::uint32_t dead = block->rows - block->live_rows;
-    if (block->first_row() >= before) break;
-    if (!block->full() || block->live_rows == 0 || dead == 0) continue;
-    if (all || dead > kBlockRows / 2) return block->number;
+  auto at = std::lower_bound(blocks_.begin(), blocks_.end(), from,
+                             [](const auto& block, std::uint32_t n) { return block->number < n; });
+  for (; at != blocks_.end() && (*at)->first_row() < before; ++at) {
+    const Block& block = **at;
+    const std::uint32_t dead = block.rows - block.live_rows;
+    if (!block.full() || block.live_rows == 0 || dead == 0) continue;
+    if (all || dead > kBlockRows / 2) return block.number;
   }
   return std::nullopt;
 }
@@ -174,7 +177,7 @@ absl::Status CollectionImpl::maintain(bool idle) {
     TQ_RETURN_IF_ERROR(core_->writable());
     TQ_RETURN_IF_ERROR(fold_tombstones(use.database(), idle));
     // One block a round, so that other collections get their turn.
-    if (const auto number = block_to_empty(false, next_row())) {
+    if (const auto number = block_to_empty(false, 0, next_row())) {
       for (std::size_t n = 0; n < kBlockRows; n += kMoveMost) {
         TQ_RETURN_IF_ERROR(empty_block(use.database(), *number));
       }
@@ -190,8 +193,11 @@ absl::Status CollectionImpl::compact() {
     TQ_RETURN_IF_ERROR(core_->writable());
     TQ_RETURN_IF_ERROR(check_alive());
     const std::uint64_t before = next_row();
-    while (const auto number = block_to_empty(true, before)) {
+    // Onwards only: what dies meanwhile in the blocks behind is left to the next time.
+    std::uint32_t from = 0;
+    while (const auto number = block_to_empty(true, from, before)) {
       TQ_RETURN_IF_ERROR(empty_block(use.database(), *number));
+      from = *number;
     }
     bool waits = false;
     do {
