@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import config, datasets, metrics, plots
+from . import config, datasets, metrics, partition, plots
 from .machine import processor
 from .runner import Peer, SystemFailed
 from .tables import markdown_table
@@ -68,14 +68,22 @@ class Curves:
         print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
     def prepare(self, folder: Path, cache: Path, name: str) -> None:
-        self.folder = folder
+        self.folder, self.kept = folder, cache / f"{name}-{len(self.base)}"
         np.save(folder / "base.npy", self.base)
         np.save(folder / "queries.npy", self.queries)
-        path = cache / f"{name}-{len(self.base)}-exact.npy"
+        path = cache / f"{name}-{len(self.base)}-{len(self.queries)}-exact.npy"
         if not path.exists():
             self.say("exact search")
             np.save(path, metrics.exact_search(self.base, self.queries, self.settings.k)[0])
         self.truth = np.load(path)
+
+    def centroids(self, lists: int) -> str:
+        """A file of what all systems with so many lists share."""
+        path = self.kept.with_name(f"{self.kept.name}-{lists}-centroids.npy")
+        if not path.exists():
+            self.say(f"{lists} centroids")
+            np.save(path, partition.spherical_means(self.base, lists))
+        return str(path.resolve())
 
     def start(self, system: config.System, store: Path | None) -> tuple[Peer, dict[str, Any]]:
         """A process with the index, built or read from its folder in the store."""
@@ -83,6 +91,9 @@ class Curves:
         python = self.interpreters.get(system.python)
         if python is None:
             raise SystemFailed(f"no interpreter is named for '{system.python}'")
+        params = dict(system.params)
+        if "centroids" in params:
+            params["centroids"] = self.centroids(params["centroids"])
         peer = Peer(system, python, self.settings.threads, self.log, self.settings.timeout_s)
         try:
             result = peer.ask(
@@ -90,7 +101,7 @@ class Curves:
                 base=str(self.folder / "base.npy"),
                 queries=str(self.folder / "queries.npy"),
                 threads=self.settings.threads,
-                params=system.params,
+                params=params,
             )
             folder = str(store / re.sub(r"\W+", "_", system.name)) if store else None
             result |= peer.ask("build", store=folder) | peer.ask("size")
@@ -201,6 +212,9 @@ def arguments() -> argparse.Namespace:
         "--together", action="store_true", help="hold all indexes in memory and search in turns"
     )
     parser.add_argument("--rows", type=int, help="use the first rows only")
+    parser.add_argument(
+        "--queries", type=int, help="of a batch: the first; where rows are mixed, more as well"
+    )
     parser.add_argument("--threads", type=int)
     return parser.parse_args()
 
@@ -219,18 +233,19 @@ def main() -> int:
     try:
         with open(args.config, "rb") as file:
             data = tomllib.load(file)
-        settings = config.Settings(**data["settings"] | ({"threads": args.threads} if args.threads else {}))
+        own = {"threads": args.threads} if args.threads else {}
+        settings = config.Settings(**data["settings"] | own)
         entry = data["datasets"][args.dataset]
         if entry.get("synthetic") and args.rows:
             entry["rows"] = args.rows
-        base, queries = datasets.load(entry, ROOT, args.rows)
+        base, queries = datasets.load(entry, ROOT, args.rows, args.queries)
         d = base.shape[1]
         chosen = []
         for curve in data["curves"]:
             search = settings_of(curve.pop("search"))
-            (system,) = config.expand(curve, d)
-            if any(fnmatch.fnmatchcase(system.name, pattern) for pattern in args.systems):
-                chosen.append((system, search))
+            for system in config.expand(curve, d):
+                if any(fnmatch.fnmatchcase(system.name, pattern) for pattern in args.systems):
+                    chosen.append((system, search))
     except (KeyError, config.ConfigError, datasets.DatasetError, OSError) as error:
         print(f"curves.py: {error}", file=sys.stderr)
         return 2

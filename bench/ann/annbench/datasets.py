@@ -132,12 +132,13 @@ def load(
             held_out = entry.get("queries", 1000)
             asked = base[np.sort(order[:held_out])]
             base = base[np.sort(order[held_out:])]
+    seed = entry.get("seed", 1)
     if "mixed_to" in entry:
-        base = mixed(base, rows or entry["mixed_to"], entry.get("seed", 1))
+        base = mixed(base, rows or entry["mixed_to"], seed)
+        asked = mixed(asked, queries or len(asked), seed)
     if "passages" in entry:
-        parts, seed = entry["passages"], entry.get("seed", 1)
-        base = passages(base, parts, rows or entry["rows"], seed)
-        asked = passages(asked, parts, len(asked), seed)
+        base = passages(base, entry["passages"], rows or entry["rows"], seed)
+        asked = passages(asked, entry["passages"], queries or len(asked), seed)
     base, asked = base[:rows], asked[:queries]
     if base.ndim != 2 or asked.ndim != 2 or base.shape[1] != asked.shape[1] or not len(base):
         raise DatasetError(f"base {base.shape} and queries {asked.shape} do not fit each other")

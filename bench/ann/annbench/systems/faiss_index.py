@@ -9,7 +9,8 @@ from .base import Wrapper, index_file
 
 
 class Index(Wrapper):
-    """params: factory; parameters (of faiss.ParameterSpace, "nprobe=8"); train_threads."""
+    """params: factory; parameters (of faiss.ParameterSpace, "nprobe=8"); train_threads; centroids,
+    a file of them that an inverted file takes in place of its own k-means."""
 
     version = f"faiss-cpu {faiss.__version__}"
 
@@ -20,6 +21,8 @@ class Index(Wrapper):
 
     def train(self, base: np.ndarray) -> None:
         faiss.omp_set_num_threads(self.params.get("train_threads", self.threads))
+        if centroids := self.params.get("centroids"):
+            faiss.extract_index_ivf(self.index).quantizer.add(np.load(centroids))
         self.index.train(base)
         faiss.omp_set_num_threads(self.threads)
 

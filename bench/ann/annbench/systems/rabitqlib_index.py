@@ -7,13 +7,15 @@ from importlib.metadata import version
 import numpy as np
 import rabitqlib
 
+from ..partition import Products
 from .base import Wrapper, index_file, saved_size
 
 NO_ID = np.iinfo(np.uint32).max  # fewer than k answers
 
 
 class Index(Wrapper):
-    """params: bits (1 to 9), clusters, nprobe."""
+    """params: bits (1 to 9), clusters, nprobe; centroids, a file of them in place of its
+    own, or assigned as well, a file of each row's."""
 
     version = f"rabitqlib {version('rabitqlib')}"
 
@@ -26,6 +28,12 @@ class Index(Wrapper):
         if self.clusters == 1:
             self.centroids = base.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
             self.assignments = np.zeros(len(base), dtype=np.uint32)
+            return
+        if centroids := self.params.get("centroids"):
+            self.centroids = np.load(centroids)
+            numbers = self.params.get("assigned")
+            numbers = np.load(numbers) if numbers else Products(base).nearest(self.centroids)
+            self.assignments = numbers.astype(np.uint32)
             return
         means = rabitqlib.RaBitQKMeans(self.d, self.clusters, num_threads=self.threads)
         means.train(base)
