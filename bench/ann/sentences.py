@@ -319,10 +319,10 @@ def embedded(lines: list[str], files: dict[str, bytes]) -> np.ndarray:
 
 def embed(args: argparse.Namespace) -> None:
     lines = (args.folder / "texts.txt").read_text().splitlines()
-    order = np.random.default_rng(1).permutation(len(lines))[: QUERIES + args.rows]
+    order = np.random.default_rng(1).permutation(len(lines))[: args.queries + args.rows]
     x = embedded([lines[i] for i in order], model_files(args.folder))
-    np.save(args.folder / "queries.npy", x[:QUERIES])
-    np.save(args.folder / "base.npy", x[QUERIES:])
+    np.save(args.folder / "queries.npy", x[: args.queries])
+    np.save(args.folder / "base.npy", x[args.queries :])
 
 
 def main() -> int:
@@ -330,6 +330,7 @@ def main() -> int:
     parser.add_argument("command", choices=["texts", "embed"])
     parser.add_argument("--folder", type=Path, default=ROOT / "build/sentences")
     parser.add_argument("--rows", type=int, default=ROWS, help="to embed, besides the queries")
+    parser.add_argument("--queries", type=int, default=QUERIES)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     {"texts": texts, "embed": embed}[args.command](args)

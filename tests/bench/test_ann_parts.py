@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from annbench import config, curves, datasets, metrics, report, results, tables
+from annbench import config, curves, datasets, metrics, partition, report, results, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -268,3 +269,34 @@ def test_passages_are_mixtures_of_one_topic_and_the_same_in_any_pieces():
     assert len(np.unique(topics)) > 3
     later = datasets.passages(base, 3, 12, seed=1, first=8, block=8)
     np.testing.assert_array_equal(later, rows[8:])
+
+
+def test_shipped_curves_have_names_of_their_own_and_wrappers():
+    with open(ROOT / "bench/ann/curves.toml", "rb") as file:
+        data = tomllib.load(file)
+    systems = []
+    for curve in data["curves"]:
+        assert curves.settings_of(curve.pop("search"))
+        systems += config.expand(curve, 384)
+    assert len({system.name for system in systems}) == len(systems)
+    assert all((ROOT / f"bench/ann/annbench/systems/{s.wrapper}.py").exists() for s in systems)
+    lists = [s for s in systems if "centroids" in s.params]
+    assert lists and all(f"{s.params['centroids']}" in s.name for s in lists)
+
+
+def test_spherical_means_find_clusters_and_are_of_unit_length():
+    centres = unit_vectors(8, 32, 1)
+    near = np.repeat(centres, 40, axis=0) + 0.05 * unit_vectors(320, 32, 2)
+    rows = datasets.normalized(near.astype(np.float32))
+    found = partition.spherical_means(rows, 24, seed=1)
+    assert found.shape == (24, 32) and found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    numbers = partition.Products(rows).nearest(found)
+    np.testing.assert_array_equal(numbers, (rows @ found.T).argmax(axis=1))
+    assert (np.sum(rows * found[numbers], axis=1) > 0.99).all()
+
+
+def test_sums_of_lists_leave_empty_ones_zero():
+    rows = np.arange(12, dtype=np.float32).reshape(6, 2)
+    sums = partition.Products(rows).sums(np.array([3, 0, 3, 0, 0, 3]), 5)
+    np.testing.assert_array_equal(sums, [[16, 19], [0, 0], [0, 0], [14, 17], [0, 0]])
