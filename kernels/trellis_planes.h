@@ -277,6 +277,9 @@ class Registers {
   template <typename OfShape, typename Function>
   [[gnu::always_inline]] void part(OfShape /*shape*/, const std::uint8_t* row,
                                    const Function& f) const {
+    if constexpr (!OfShape::kHalf && !OfShape::kShort) {
+      if (rest_.n <= kBytes / 2 || rest_back_.n <= kBytes / 2) __builtin_unreachable();
+    }
     const std::uint8_t* plane = row + 1;
     const auto read = [this](const std::uint8_t* from) { return rest_.load(from); };
     const Quads now = read(plane + whole_);

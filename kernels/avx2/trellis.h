@@ -198,11 +198,12 @@ class RowProducts {
   [[gnu::noinline]] void dot_rows(OfShape shape, const std::uint8_t* codes, std::size_t stride,
                                   const std::uint32_t* rows, std::size_t n,
                                   std::int32_t* dots) const {
-    const Lookup<Bits> lookup = lookup_;  // in registers
+    const Lookup<Bits> lookup = lookup_;  // in registers of the processor
+    const Registers<PlaneLanes, Bits> registers = registers_;
     dot_by<4, kPrefetchBytes>(
         codes, stride, rows, n, dots,
         [&](const std::uint8_t* const row[4])
-            __attribute__((always_inline)) { return dot_four(shape, lookup, row); },
+            __attribute__((always_inline)) { return dot_four(shape, lookup, registers, row); },
         [&](const std::uint8_t* row) { return dot_one(shape, row); });
   }
 
@@ -210,10 +211,11 @@ class RowProducts {
   // The rows in turn, so that a load of the query serves all of them.
   template <typename OfShape>
   [[gnu::always_inline]] __m128i dot_four(OfShape shape, const Lookup<Bits>& lookup,
+                                          const Registers<PlaneLanes, Bits>& registers,
                                           const std::uint8_t* const row[4]) const {
     __m128i all = _mm_set1_epi32(bias_);
     if constexpr (OfShape::kHalf) {
-      all = _mm_add_epi32(all, last_halves<Bits>(shape, row, registers_, lookup, query_));
+      all = _mm_add_epi32(all, last_halves<Bits>(shape, row, registers, lookup, query_));
     }
     if constexpr (OfShape::kWhole || !OfShape::kHalf) {
       __m256i sums[4] = {};
@@ -224,15 +226,15 @@ class RowProducts {
       };
       if constexpr (OfShape::kWhole) {
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) registers_.first(row[r], add_to(r));
-        for (std::size_t at = kBytes; at < registers_.whole(); at += kBytes) {
+        for (int r = 0; r < 4; ++r) registers.first(row[r], add_to(r));
+        for (std::size_t at = kBytes; at < registers.whole(); at += kBytes) {
 #pragma GCC unroll 4
-          for (int r = 0; r < 4; ++r) registers_.next(row[r], at, add_to(r));
+          for (int r = 0; r < 4; ++r) registers.next(row[r], at, add_to(r));
         }
       }
       if constexpr (OfShape::kPart && !OfShape::kHalf) {
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) registers_.part(shape, row[r], add_to(r));
+        for (int r = 0; r < 4; ++r) registers.part(shape, row[r], add_to(r));
       }
       all = _mm_add_epi32(all, sum_lanes(sums[0], sums[1], sums[2], sums[3]));
     }

@@ -210,19 +210,29 @@ class RegisterProducts {
   __m512i m55_ = _mm512_set1_epi8(0x55), m88_ = _mm512_set1_epi8(static_cast<char>(0x88));
 };
 
-// How the planes of rows are cut: whole registers, and behind them pairs, if they end with one, or
-// columns, of which the last may be a part of one. As measured.
+}  // namespace
+}  // namespace turboquant::kernels
+
+#if defined(__AVX512VBMI__)
+#include "kernels/avx512/trellis_short.h"
+#endif
+
+namespace turboquant::kernels {
+namespace {
+
+// How the planes of rows are cut: whole registers, and behind them up to three columns or up to
+// four pairs, the last of which may be a part of one. As measured.
 struct RowParts {
   explicit RowParts(std::size_t plane_bytes)
-      : bytes(plane_bytes),
-        whole(bytes % kPair == 0 && bytes <= 4 * kPair ? 0 : bytes / kBytes * kBytes) {
+      : bytes(plane_bytes), whole(bytes <= kMostPairs * kPair ? 0 : bytes / kBytes * kBytes) {
     const std::size_t rest = bytes - whole;
-    if (rest % kPair == 0) {
-      pairs = rest / kPair;
+    if (rest % kPair == 0 || rest > 3 * kColumn) {
+      pairs = (rest + kPair - 1) / kPair;
     } else {
       columns = (rest + kColumn - 1) / kColumn;
     }
   }
+  static constexpr std::size_t kMostPairs = 4;
   std::size_t bytes;  // of a plane
   std::size_t whole;  // of it in whole registers
   std::size_t pairs = 0, columns = 0;
@@ -249,6 +259,7 @@ class RowQuery {
       }
     }
   }
+  const PlaneQuery<Bits>& planes() const { return planes_; }
   /// [register][field][64], of the whole registers of a plane.
   const std::int8_t* registers() const { return planes_.of(0, 0); }
   /// [pair][field][2][32] or [column][field][4][16], the same for each row.
@@ -256,7 +267,7 @@ class RowQuery {
 
  private:
   PlaneQuery<Bits> planes_;
-  alignas(64) std::int8_t rest_[4 * fields_of(Bits) * kBytes];
+  alignas(64) std::int8_t rest_[RowParts::kMostPairs * fields_of(Bits) * kBytes];
 };
 
 template <int Bits>
@@ -268,25 +279,34 @@ class RowProducts {
         query_(query, d, parts_),
         bytes_(parts_.bytes),
         last_column_(static_cast<__mmask16>((1u << ((bytes_ + kColumn - 1) % kColumn + 1)) - 1)),
+        last_pair_(first_bytes(bytes_ % kPair)),
+        last_pair_back_(first_bytes(bytes_ % kPair + 8)),
         bias_(bias) {}
 
   /// f(Shape) with what the compiler has to know of a row: whether it has whole registers and
-  /// pairs, how many columns, and whether all is less than eight bytes.
-  template <bool HasWhole, bool HasPairs, int NumberOfColumns, bool IsShort = false>
+  /// pairs, perhaps a part of one, how many columns, and whether all is less than eight bytes.
+  enum Pairs { kNoPairs, kWholePairs, kPartOfPair };
+  template <bool HasWhole, Pairs Kind, int NumberOfColumns, bool IsShort = false>
   struct Shape {
-    static constexpr bool kWhole = HasWhole, kPairs = HasPairs, kShort = IsShort;
+    static constexpr bool kWhole = HasWhole, kShort = IsShort;
+    static constexpr Pairs kPairs = Kind;
     static constexpr int kColumns = NumberOfColumns;
   };
   template <typename Function>
   void by_shape(const Function& f) const {
-    if (bytes_ == 0) return f(Shape<false, false, 0>());
-    if (bytes_ < 8) return f(Shape<false, false, 1, true>());
+    if (bytes_ == 0) return f(Shape<false, kNoPairs, 0>());
+    if (bytes_ < 8) return f(Shape<false, kNoPairs, 1, true>());
     if (parts_.whole > 0) {
-      if (parts_.pairs + parts_.columns == 0) return f(Shape<true, false, 0>());
+      if (parts_.pairs + parts_.columns == 0) return f(Shape<true, kNoPairs, 0>());
       return by_rest<true>(f);
     }
     by_rest<false>(f);
   }
+  const PlaneQuery<Bits>& query() const { return query_.planes(); }
+  std::int32_t dot_short(const std::uint8_t* row) const {
+    return dot_one<Shape<false, kNoPairs, 1, true>>(row);
+  }
+
   template <typename OfShape>
   [[gnu::noinline]] void dot_rows(const std::uint8_t* codes, std::size_t stride,
                                   const std::uint32_t* rows, std::size_t n,
@@ -310,7 +330,7 @@ class RowProducts {
   template <typename OfShape, int Rows>
   [[gnu::always_inline]] __m128i dot(const RegisterProducts<Bits>& products,
                                      const std::uint8_t* const row[4]) const {
-    constexpr bool kPairs = OfShape::kPairs;
+    constexpr bool kPairs = OfShape::kPairs != kNoPairs;
     constexpr bool kColumns = OfShape::kColumns > 0;
     // Every quarter: sums of the four rows, side by side.
     __m512i all = _mm512_setzero_si512();
@@ -360,15 +380,18 @@ class RowProducts {
   void by_rest(const Function& f) const {
     switch (parts_.columns) {
       case 1:
-        return f(Shape<HasWhole, false, 1>());
+        return f(Shape<HasWhole, kNoPairs, 1>());
       case 2:
-        return f(Shape<HasWhole, false, 2>());
+        return f(Shape<HasWhole, kNoPairs, 2>());
       case 3:
-        return f(Shape<HasWhole, false, 3>());
-      case 4:
-        return f(Shape<HasWhole, false, 4>());
+        return f(Shape<HasWhole, kNoPairs, 3>());
     }
-    f(Shape<HasWhole, true, 0>());
+    if (bytes_ % kPair == 0) return f(Shape<HasWhole, kWholePairs, 0>());
+    f(Shape<HasWhole, kPartOfPair, 0>());
+  }
+
+  static __mmask32 first_bytes(std::size_t n) {
+    return n < kPair ? (__mmask32{1} << n) - 1 : ~__mmask32{0};
   }
 
   static __m512i broadcast_quad(const void* from) {
@@ -472,40 +495,51 @@ class RowProducts {
                                     const std::uint8_t* const row[4], __m256i before,
                                     __m512i* sums) const {
     __m512i more[2][2] = {};
-    const auto add = [&](int r, std::size_t at, const std::int8_t* query, bool first)
-        __attribute__((always_inline)) {
-      const auto read = [&](std::size_t from) __attribute__((always_inline)) {
-        return _mm512_inserti64x4(_mm512_castsi256_si512(load<__m256i>(row[2 * r] + 1 + from)),
-                                  load<__m256i>(row[2 * r + 1] + 1 + from), 1);
-      };
-      PlaneBytes of;
-      of.now = read(at);
-      if (first) {
-        const __m512i places = r == 0 ? _mm512_setr_epi64(8, 0, 1, 2, 9, 4, 5, 6)
-                                      : _mm512_setr_epi64(10, 0, 1, 2, 11, 4, 5, 6);
-        of.back = _mm512_permutex2var_epi64(of.now, places, _mm512_castsi256_si512(before));
-      } else {
-        of.back = read(at - 8);
+    const auto whole = [](const std::uint8_t* from) __attribute__((always_inline)) {
+      return load<__m256i>(from);
+    };
+    const auto part = [&](const std::uint8_t* from) __attribute__((always_inline)) {
+      return _mm256_maskz_loadu_epi8(last_pair_, from);
+    };
+    const auto part_back = [&](const std::uint8_t* from) __attribute__((always_inline)) {
+      return _mm256_maskz_loadu_epi8(last_pair_back_, from);
+    };
+    const auto add = [&](std::size_t at, const std::int8_t* query, bool first, const auto& now,
+                         const auto& back) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+      for (int r = 0; r < 2; ++r) {
+        const auto read = [&](std::size_t from, const auto& half) __attribute__((always_inline)) {
+          return _mm512_inserti64x4(_mm512_castsi256_si512(half(row[2 * r] + 1 + from)),
+                                    half(row[2 * r + 1] + 1 + from), 1);
+        };
+        PlaneBytes of;
+        of.now = read(at, now);
+        if (first) {
+          const __m512i places = r == 0 ? _mm512_setr_epi64(8, 0, 1, 2, 9, 4, 5, 6)
+                                        : _mm512_setr_epi64(10, 0, 1, 2, 11, 4, 5, 6);
+          of.back = _mm512_permutex2var_epi64(of.now, places, _mm512_castsi256_si512(before));
+        } else {
+          of.back = read(at - 8, back);
+        }
+        bytes_before<Bits>(of);
+        if constexpr (Bits == 3) {
+          of.rest_even = read(bytes_ + at, now);
+          of.rest_odd = read(2 * bytes_ + at, now);
+        }
+        products.add(of, query, more[r]);
       }
-      bytes_before<Bits>(of);
-      if constexpr (Bits == 3) {
-        of.rest_even = read(bytes_ + at);
-        of.rest_odd = read(2 * bytes_ + at);
-      }
-      products.add(of, query, more[r]);
     };
     const std::int8_t* query = query_.rest();
     std::size_t at = parts_.whole;
     if constexpr (!OfShape::kWhole) {
-      add(0, 0, query, true);
-      add(1, 0, query, true);
+      add(0, query, true, whole, whole);
       at += kPair;
       query += kFields * kBytes;
     }
-    for (; at < bytes_; at += kPair, query += kFields * kBytes) {
-      add(0, at, query, false);
-      add(1, at, query, false);
+    for (; at + kPair <= bytes_; at += kPair, query += kFields * kBytes) {
+      add(at, query, false, whole, whole);
     }
+    if constexpr (OfShape::kPairs == kPartOfPair) add(at, query, false, part, part_back);
     for (int r = 0; r < 2; ++r) sums[r] = _mm512_add_epi32(more[r][0], more[r][1]);
   }
 
@@ -550,6 +584,7 @@ class RowProducts {
   RowQuery<Bits> query_;
   std::size_t bytes_;
   __mmask16 last_column_;  // its bytes
+  __mmask32 last_pair_, last_pair_back_;
   std::int32_t bias_;
 };
 
@@ -557,13 +592,40 @@ void trellis_dot_rows(const std::uint8_t* codes, std::size_t stride, const std::
                       std::size_t n, std::size_t d, const TrellisTable& table, QueryView query,
                       std::int32_t* dots) {
   const std::int32_t bias = -table.offset * query_of_planes(query, d, table.bits).sum;
+  bool tail = trellis_tail(d, table.bits) > 0;  // still to be added
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
     const RowProducts<kBits> products(table, query.values, d - trellis_tail(d, kBits), bias);
+#if defined(__AVX512VBMI__)
+    const std::size_t bytes = trellis_plane_bytes(d, kBits);
+    if (n > 1 && bytes > 0 && bytes < 8) {
+      const EightRows<kBits> eight(table, products.query(), bytes, bias);
+      const auto one = [&](const std::uint8_t* row) {
+        std::int32_t dot = products.dot_short(row);
+        if (tail) add_tail_products(row, 0, nullptr, 1, d, table, query, &dot);
+        return dot;
+      };
+      const Tails tails(table, query.values, tail ? d : 0);
+      if constexpr (kBits == 3) {
+        if (tail) {
+          eight.template dot_rows<true>(codes, stride, rows, n, dots, tails, one);
+          tail = false;
+          return;
+        }
+      }
+      return eight.template dot_rows<false>(codes, stride, rows, n, dots, tails, one);
+    }
+#endif
     products.by_shape([&](auto shape) {
       products.template dot_rows<decltype(shape)>(codes, stride, rows, n, dots);
     });
   });
+  if (!tail) return;
+#if defined(__AVX512VBMI__)
+  if (n > 1) {
+    return add_tails(codes, stride, rows, n, d, Tails(table, query.values, d), dots);
+  }
+#endif
   add_tail_products(codes, stride, rows, n, d, table, query, dots);
 }
 
