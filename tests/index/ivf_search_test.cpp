@@ -286,6 +286,43 @@ TEST(IvfSearchLong, OneLongListEqualsTheFlatIndex) {
   }
 }
 
+// So many that threads share the work of putting visits in order.
+TEST(IvfSearchLong, ManyVisitsAreTheSameForAnyThreads) {
+  constexpr std::size_t d = 32;
+  constexpr std::int64_t n = 3000;
+  const auto x = clustered(n, d, 1);
+  const auto queries = clustered(1200, d, 2);
+  faiss::IndexFlat coarse(d, faiss::METRIC_INNER_PRODUCT);
+  IndexIVFTurboQuant index(&coarse, d, 20, parse_index_name("TQ2"), faiss::METRIC_INNER_PRODUCT,
+                           false);
+  index.train(n, x.data());
+  index.add(n, x.data());
+  faiss::IDSelectorRange range(100, 2500);
+  const int threads = omp_get_max_threads();
+  for (const std::size_t most : {0, 700}) {
+    for (faiss::IDSelector* selector :
+         {static_cast<faiss::IDSelector*>(nullptr), static_cast<faiss::IDSelector*>(&range)}) {
+      faiss::SearchParametersIVF params;
+      params.nprobe = 16;
+      params.max_codes = most;
+      params.sel = selector;
+      Results expected;
+      for (std::size_t q = 0; q < 1200; ++q) {  // too few each to be shared
+        const auto at = queries.begin() + static_cast<long>(q * d);
+        const Results one = test::search(index, {at, at + d}, 10, &params);
+        expected.labels.insert(expected.labels.end(), one.labels.begin(), one.labels.end());
+        expected.distances.insert(expected.distances.end(), one.distances.begin(),
+                                  one.distances.end());
+      }
+      for (const int count : {1, 2, 3, 7}) {
+        omp_set_num_threads(count);
+        expect_same(test::search(index, queries, 10, &params), expected);
+      }
+      omp_set_num_threads(threads);
+    }
+  }
+}
+
 // What the factory makes around inverted files.
 TEST(IvfSearchStrings, WrappedIndexesFindNeighbours) {
   constexpr std::size_t d = 32;
