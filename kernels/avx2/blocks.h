@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "kernels/avx2/tails.h"
 #include "kernels/vector_kernels.h"
 
 namespace turboquant::kernels {
@@ -59,15 +60,6 @@ inline __m256i dot_block(__m256i sum, __m256i low, __m256i high, __m256i query_l
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a, ones));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(b, ones));
   }
-}
-
-// Sums of the lanes of four registers.
-inline __m128i sum_lanes(__m256i a, __m256i b, __m256i c, __m256i d) {
-  const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-  const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-  const __m256i all =
-      _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-  return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 
 }  // namespace

@@ -34,30 +34,39 @@ void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8
   by_bits(bits, [&](auto b) { decode_bits<decltype(b)::kValue>(packed, d, t, out); });
 }
 
-// Products of the last d - i coordinates of four rows. Apart from dot_four, whose sums would go
-// through memory if a loop that is not unrolled could reach them.
+// Products of the last coordinates of four rows, of which there are few.
 template <int Bits>
-[[gnu::noinline]] __m128i dot_four_tails(const std::uint8_t* const row[4], std::size_t i,
-                                         std::size_t d, __m256i table, const std::int8_t* query) {
-  __m256i sums[4];
-  for (int r = 0; r < 4; ++r) {
-    std::uint8_t codes[64];
-    unpack_tail(row[r] + packed_bytes(i, Bits), d - i, Bits, codes);
-    const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
-    const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
-    sums[r] = dot_block<Bits>(_mm256_setzero_si256(), low, high, load256(query + i),
-                              load256(query + i + 32));
+class FewTails {
+ public:
+  FewTails(const std::int8_t* query, std::size_t n) : query_(query), n_(n) {}
+
+  // Apart from dot_four of rows, whose sums would go through memory if a loop that is not unrolled
+  // could reach them.
+  [[gnu::noinline]] __m128i dot_four(const std::uint8_t* const tail[4], __m256i table) const {
+    __m256i sums[4];
+    for (int r = 0; r < 4; ++r) {
+      std::uint8_t codes[64];
+      unpack_tail(tail[r], n_, Bits, codes);
+      const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
+      const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
+      sums[r] =
+          dot_block<Bits>(_mm256_setzero_si256(), low, high, load256(query_), load256(query_ + 32));
+    }
+    return sum_lanes(sums[0], sums[1], sums[2], sums[3]);
   }
-  return sum_lanes(sums[0], sums[1], sums[2], sums[3]);
-}
+
+ private:
+  const std::int8_t* query_;
+  std::size_t n_;
+};
 
 // Four rows at a time, so that each load of the query serves four products.
-template <int Bits>
+template <int Bits, typename Tails>
 inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m256i table,
-                        const std::int8_t* query) {
+                        const std::int8_t* query, const Tails& tails) {
   __m256i sums[4] = {};
-  std::size_t i = 0;
-  for (std::size_t at = 0; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
+  std::size_t i = 0, at = 0;
+  for (; i + kBlock <= d; i += kBlock, at += block_bytes(Bits)) {
     const __m256i query_low = load256(query + i);
     const __m256i query_high = load256(query + i + 32);
 #pragma GCC unroll 4
@@ -68,7 +77,9 @@ inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m256i
     }
   }
   const __m128i dots = sum_lanes(sums[0], sums[1], sums[2], sums[3]);
-  return i < d ? _mm_add_epi32(dots, dot_four_tails<Bits>(row, i, d, table, query)) : dots;
+  if (i == d) return dots;
+  const std::uint8_t* const tail[] = {row[0] + at, row[1] + at, row[2] + at, row[3] + at};
+  return _mm_add_epi32(dots, tails.dot_four(tail, table));
 }
 
 template <int Bits>
@@ -108,14 +119,23 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
   const std::int32_t bias = -table.offset * query.sum;
   by_bits(table.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::kValue;
-    dot_by<4, kPrefetchBytes>(
-        codes, stride, rows, n, dots,
-        [&](const std::uint8_t* const row[4]) {
-          return _mm_add_epi32(dot_four<kBits>(row, d, levels, query.values), _mm_set1_epi32(bias));
-        },
-        [&](const std::uint8_t* row) {
-          return dot_one<kBits>(row, d, levels, query.values) + bias;
-        });
+    const auto walk = [&](const auto& tails) {
+      dot_by<4, kPrefetchBytes>(
+          codes, stride, rows, n, dots,
+          [&](const std::uint8_t* const row[4]) {
+            return _mm_add_epi32(dot_four<kBits>(row, d, levels, query.values, tails),
+                                 _mm_set1_epi32(bias));
+          },
+          [&](const std::uint8_t* row) {
+            return dot_one<kBits>(row, d, levels, query.values) + bias;
+          });
+    };
+    const std::int8_t* last = query.values + d / kBlock * kBlock;
+    if (d % kBlock == 0 || n < kManyTails) {
+      walk(FewTails<kBits>(last, d % kBlock));
+    } else {
+      walk(TailProducts<kBits>(last, d % kBlock));
+    }
   });
 }
 

@@ -9,6 +9,9 @@
 #include "kernels/by_bits.h"
 #include "kernels/dot_by.h"
 #include "kernels/vector_table.h"
+#if !defined(__AVX512VBMI__)
+#include "kernels/avx2/tails.h"
+#endif
 
 namespace turboquant::kernels {
 namespace {
@@ -240,6 +243,21 @@ void dot_rows(const std::uint8_t* codes, std::size_t stride, const std::uint32_t
         return _mm256_add_epi32(products.dot_eight(row), _mm256_set1_epi32(bias));
       };
       dot_by<8, kPrefetchBytes>(codes, stride, rows, n, dots, eight, one);
+      return;
+    }
+#endif
+#if !defined(__AVX512VBMI__)
+    if (d % kBlock != 0 && n >= kManyTails) {
+      const std::size_t blocks = d / kBlock;
+      const TailProducts<kBits> tails(query.values + blocks * kBlock, d % kBlock);
+      const auto four = [&](const std::uint8_t* const row[4]) {
+        const std::size_t at = blocks * block_bytes(kBits);
+        const std::uint8_t* const tail[] = {row[0] + at, row[1] + at, row[2] + at, row[3] + at};
+        const __m128i last = tails.dot_four(tail, _mm512_castsi512_si256(levels));
+        const __m128i whole = dot_four<kBits>(row, blocks * kBlock, levels, query.values);
+        return _mm_add_epi32(_mm_add_epi32(whole, last), _mm_set1_epi32(bias));
+      };
+      dot_by<4, kPrefetchBytes>(codes, stride, rows, n, dots, four, one);
       return;
     }
 #endif
