@@ -76,7 +76,7 @@ class PageBytes {
   }
 
  private:
-  static constexpr std::size_t kPages = 8;
+  static constexpr std::size_t kPages = 24;
   std::uint8_t* end() const { return first_ + page_ * (kPages + 1); }
 
   std::size_t page_;
@@ -205,6 +205,7 @@ TEST_P(Backend, QuantizeQuery) {
 }
 
 TEST_P(Backend, DotRows) {
+  PageBytes pages;
   for (int bits = 1; bits <= 4; ++bits) {
     for (const std::size_t d : lengths()) {
       // Backends take few rows and many in other ways.
@@ -212,8 +213,7 @@ TEST_P(Backend, DotRows) {
       const std::size_t stride = packed_bytes(d, bits) + random_() % 9;
       std::vector<std::uint8_t> rows(stride * (n - 1) + packed_bytes(d, bits));
       for (auto& byte : rows) byte = static_cast<std::uint8_t>(random_());
-      // The unused bits of a last byte are zero in the format.
-      OddBytes odd(rows);
+      const std::uint8_t* bytes = pages.put(rows, random_() % 2 == 0);
       const std::vector<std::int8_t> q = query(d);
       std::int32_t sum = 0;
       for (const auto v : q) sum += v;
@@ -222,9 +222,9 @@ TEST_P(Backend, DotRows) {
       for (const bool chosen : {false, true}) {
         const std::size_t count = chosen ? order.size() : n;
         std::vector<std::int32_t> a(count), b(count);
-        reference().dot_rows(odd.data(), stride, chosen ? order.data() : nullptr, count, d,
+        reference().dot_rows(bytes, stride, chosen ? order.data() : nullptr, count, d,
                              level_table(bits), {q.data(), sum}, a.data());
-        tested().dot_rows(odd.data(), stride, chosen ? order.data() : nullptr, count, d,
+        tested().dot_rows(bytes, stride, chosen ? order.data() : nullptr, count, d,
                           level_table(bits), {q.data(), sum}, b.data());
         expect_same_bits(a, b);
       }

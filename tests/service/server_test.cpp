@@ -368,6 +368,7 @@ TEST_F(Running, StoppingDrainsCallsUnderWay) {
   std::atomic<int> other{0};
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       ClientOptions impatient = client_options();
@@ -428,6 +429,7 @@ TEST_F(Running, StalledClientsDoNotHoldUpOthers) {
   (void)slowest_but_one_percent(client(), vector(0), searches);
   const double before = slowest_but_one_percent(client(), vector(0), searches);
   std::vector<std::unique_ptr<StalledCall>> stalled;
+  stalled.reserve(100);
   for (int i = 0; i < 100; ++i) {
     stalled.push_back(
         std::make_unique<StalledCall>(address_, "/turboquant.v1.SearchService/Upsert"));
@@ -460,6 +462,7 @@ TEST_F(Running, AFullQueueAsksToComeBack) {
       request.mutable_queries()->add_values(x);
     }
   }
+  threads.reserve(12);
   for (int t = 0; t < 12; ++t) {
     threads.emplace_back([&] {
       // Until both were seen, however the threads get their turns.

@@ -48,7 +48,7 @@ class DiskErrorTest : public testing::Test {
     batch.ids = number_ids(kRows, n * kRows);
     batch.vectors = x;
     batch.metadata.assign(kRows, {{"write", static_cast<std::int64_t>(n)}});
-    const absl::Status status = collection_->upsert(batch).status();
+    absl::Status status = collection_->upsert(batch).status();
     if (status.ok()) acknowledged_[n] = true;
     return status;
   }

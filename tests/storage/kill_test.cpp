@@ -34,6 +34,7 @@ class KillTest : public testing::Test {
     std::vector<std::string> arguments = {KILL_WRITER, folder_.path()};
     for (const std::uint64_t next : next_) arguments.push_back(std::to_string(next));
     std::vector<char*> pointers;
+    pointers.reserve(arguments.size() + 1);
     for (std::string& argument : arguments) pointers.push_back(argument.data());
     pointers.push_back(nullptr);
     const pid_t child = ::fork();
@@ -148,10 +149,10 @@ TEST_F(KillTest, NothingAcknowledgedIsLost) {
     if (cycle_ % 5 == 0 && progress.told_nothing) continue;
     check(progress);
   }
+  const unsigned long long operations = next_[0] + next_[1] + next_[2];
   std::printf("%llu cycles, %llu killed while starting, %llu operations, %llu of them unanswered\n",
               static_cast<unsigned long long>(cycle_),
-              static_cast<unsigned long long>(during_start_),
-              static_cast<unsigned long long>(next_[0] + next_[1] + next_[2]),
+              static_cast<unsigned long long>(during_start_), operations,
               static_cast<unsigned long long>(unanswered_));
   EXPECT_GT(next_[0] + next_[1] + next_[2], cycles);
 }

@@ -299,7 +299,8 @@ TEST_F(DeviceOptionsTest, ScoresAreThoseOfTheAttention) {
 TEST_F(DeviceOptionsTest, WrongCallsAreRefusedAndChangeNothing) {
   const auto before = device_->serialize(sequence_);
   const DeviceArray<float> tokens(std::vector<float>(5000 * 256));
-  const auto append = [&](std::size_t layer, std::vector<std::size_t> sequences, std::size_t n) {
+  const auto append = [&](std::size_t layer, const std::vector<std::size_t>& sequences,
+                          std::size_t n) {
     device_->append(layer, sequences, n, cuda::KvElement::kFloat, tokens.get(), tokens.get(),
                     nullptr);
   };
