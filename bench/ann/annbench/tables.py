@@ -140,7 +140,8 @@ def summary_section(tables: list[Table]) -> str:
     for table in tables:
         reference = table.reference
         for row in table.rows:
-            of_run = reference is None or row.data["bits"] >= reference.data["bits"]
+            least = 0 if reference is None else reference.data["bits"] or 0
+            of_run = (row.data["bits"] or 0) >= least
             if row.name in seen or (row.data["ours"] and not of_run):
                 continue
             seen.add(row.name)
