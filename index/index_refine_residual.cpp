@@ -227,7 +227,8 @@ faiss::Index* checked(faiss::Index* base) {
   return base;
 }
 
-void check(const faiss::IndexRefine& index) {
+// Also returns what it finds out about the base.
+ResidualBase check(const faiss::IndexRefine& index) {
   if (!is_residual(index.refine_index)) {
     fail("the refining index must hold codes of residuals (IndexOptions::residual)");
   }
@@ -245,9 +246,11 @@ void check(const faiss::IndexRefine& index) {
     fail("the refining index lacks codes of its vectors");
   }
   // With one rotation for both, errors of the second code would depend on those of the first.
-  if (ResidualBase(base).seed() == residuals.options().seed) {
+  ResidualBase known(base);
+  if (known.seed() == residuals.options().seed) {
     fail("the residuals need another seed than the index that left them over");
   }
+  return known;
 }
 
 }  // namespace
@@ -320,9 +323,8 @@ void IndexRefineResidual::add(std::int64_t n, const float* x) {
 void IndexRefineResidual::search(std::int64_t n, const float* x, std::int64_t k, float* distances,
                                  std::int64_t* labels,
                                  const faiss::SearchParameters* params) const {
-  check(*this);
+  const ResidualBase base = check(*this);
   if (n > 0) require_finite(x, n, static_cast<std::size_t>(d), "query");
-  const ResidualBase base(*base_index);
   search_refined(*this, n, x, k, distances, labels, params,
                  [&] { return std::make_unique<ResidualLook>(residuals(), base); });
 }

@@ -34,6 +34,16 @@ void decode(const std::uint8_t* packed, std::size_t d, int bits, const std::int8
   by_bits(bits, [&](auto b) { decode_bits<decltype(b)::kValue>(packed, d, t, out); });
 }
 
+template <int Bits>
+[[gnu::noinline]] __m256i add_tail(__m256i sum, const std::uint8_t* tail, std::size_t n,
+                                   __m256i table, const std::int8_t* query) {
+  std::uint8_t codes[64];
+  unpack_tail(tail, n, Bits, codes);
+  const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
+  const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
+  return dot_block<Bits>(sum, low, high, load256(query), load256(query + 32));
+}
+
 // Products of the last coordinates of four rows, of which there are few.
 template <int Bits>
 class FewTails {
@@ -45,12 +55,7 @@ class FewTails {
   [[gnu::noinline]] __m128i dot_four(const std::uint8_t* const tail[4], __m256i table) const {
     __m256i sums[4];
     for (int r = 0; r < 4; ++r) {
-      std::uint8_t codes[64];
-      unpack_tail(tail[r], n_, Bits, codes);
-      const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
-      const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
-      sums[r] =
-          dot_block<Bits>(_mm256_setzero_si256(), low, high, load256(query_), load256(query_ + 32));
+      sums[r] = add_tail<Bits>(_mm256_setzero_si256(), tail[r], n_, table, query_);
     }
     return sum_lanes(sums[0], sums[1], sums[2], sums[3]);
   }
@@ -80,16 +85,6 @@ inline __m128i dot_four(const std::uint8_t* const row[4], std::size_t d, __m256i
   if (i == d) return dots;
   const std::uint8_t* const tail[] = {row[0] + at, row[1] + at, row[2] + at, row[3] + at};
   return _mm_add_epi32(dots, tails.dot_four(tail, table));
-}
-
-template <int Bits>
-[[gnu::noinline]] __m256i add_tail(__m256i sum, const std::uint8_t* tail, std::size_t n,
-                                   __m256i table, const std::int8_t* query) {
-  std::uint8_t codes[64];
-  unpack_tail(tail, n, Bits, codes);
-  const __m256i low = _mm256_shuffle_epi8(table, load256(codes));
-  const __m256i high = _mm256_shuffle_epi8(table, load256(codes + 32));
-  return dot_block<Bits>(sum, low, high, load256(query), load256(query + 32));
 }
 
 template <int Bits>

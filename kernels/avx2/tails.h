@@ -65,7 +65,7 @@ class TailProducts {
     return 8 / Bits * (p % kPlane) + 32 / kPlane * half + p / kPlane;
   }
 
-  // Where load() puts a byte, within 16.
+  // Where load_ends() puts a byte, within 16.
   std::uint8_t place_of(std::size_t byte, std::size_t lane) const {
     if (byte >= bytes_) return kEmpty;
     std::size_t place = byte;

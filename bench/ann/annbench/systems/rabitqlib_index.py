@@ -14,8 +14,7 @@ NO_ID = np.iinfo(np.uint32).max  # fewer than k answers
 
 
 class Index(Wrapper):
-    """params: bits (1 to 9), clusters, nprobe; centroids, a file of them in place of its
-    own, or assigned as well, a file of each row's."""
+    """params: bits (1 to 9), clusters, nprobe; centroids, a file of them in place of its own."""
 
     version = f"rabitqlib {version('rabitqlib')}"
 
@@ -31,9 +30,7 @@ class Index(Wrapper):
             return
         if centroids := self.params.get("centroids"):
             self.centroids = np.load(centroids)
-            numbers = self.params.get("assigned")
-            numbers = np.load(numbers) if numbers else Products(base).nearest(self.centroids)
-            self.assignments = numbers.astype(np.uint32)
+            self.assignments = Products(base).nearest(self.centroids).astype(np.uint32)
             return
         means = rabitqlib.RaBitQKMeans(self.d, self.clusters, num_threads=self.threads)
         means.train(base)
